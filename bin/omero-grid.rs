@@ -1,0 +1,5 @@
+//! The `omero-grid` program: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    omero_grid::cli::main()
+}
