@@ -32,7 +32,11 @@ pub struct PropertySet {
 impl PropertySet {
     /// Returns the value that a reader of the generated file would see: that of the last property of the name.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.properties.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+        self.properties
+            .iter()
+            .rev()
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| v.as_str())
     }
 }
 

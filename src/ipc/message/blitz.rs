@@ -1,0 +1,228 @@
+//! Node ↔ built-in Blitz: sessions and users. The master reaches a Blitz through its node with the same messages.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ipc::Link;
+use crate::model::{Accepting, Secret, SessionId};
+
+/// The link between a node and a built-in Blitz.
+pub struct BlitzLink;
+
+impl Link for BlitzLink {
+    type Request = Request;
+    type Reply = Reply;
+    type Event = Event;
+}
+
+/// Who asks for something that not everybody may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "as", rename_all = "snake_case")]
+pub enum Authority {
+    /// The grid's owner or root on this machine, by the uid of the socket's peer: may do everything.
+    Owner,
+    /// Whoever holds this session, with the rights of its user.
+    Session {
+        /// The session.
+        session: SessionId,
+    },
+}
+
+/// What a Blitz is asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[expect(
+    missing_docs,
+    reason = "fields are documented on the payload or named for what they are"
+)]
+pub enum Request {
+    /// How it is: [`Reply::Status`].
+    Status,
+    /// Opens a session: [`Reply::Session`], durable before it is answered.
+    Create(Create),
+    /// Joins an open session (reference count + 1, counts as access): [`Reply::Session`].
+    Join { session: SessionId },
+    /// Counts as access: [`Reply::Session`].
+    KeepAlive { session: SessionId },
+    /// Reference count − 1, below 1 the session ends (`omero.md` §2.6): [`Reply::Closed`].
+    Detach { session: SessionId },
+    /// Ends a session whatever its reference count: [`Reply::Closed`]. With [`Authority::Session`] only own ones, or any for an administrator.
+    Close {
+        target: Target,
+        authority: Authority,
+    },
+    /// One page of open sessions in the order of their UUIDs, beginning after `after`: [`Reply::Sessions`].
+    List {
+        after: Option<SessionId>,
+        limit: u32,
+    },
+    /// One page of the ids of open sessions, in order, beginning after `after`: [`Reply::Ids`].
+    Ids {
+        after: Option<SessionId>,
+        limit: u32,
+    },
+    /// Adds a user: [`Reply::Done`].
+    AddUser {
+        name: String,
+        password: Secret,
+        admin: bool,
+        authority: Authority,
+    },
+    /// Sets a password: [`Reply::Done`]. With [`Authority::Session`] one's own, or any for an administrator.
+    SetPassword {
+        name: String,
+        password: Secret,
+        authority: Authority,
+    },
+    /// Lists the users: [`Reply::Users`].
+    Users { authority: Authority },
+}
+
+/// A session to be closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "named for what they are")]
+pub enum Target {
+    /// By its UUID, which is proof enough of one's right to it.
+    Uuid { session: SessionId },
+    /// By the first characters of its UUID, which must name just one; needs the owner or an administrator.
+    Prefix { prefix: String },
+}
+
+/// A session to be opened.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Create {
+    /// The user's name.
+    pub user: String,
+    /// The user's password.
+    pub password: Secret,
+    /// What the client calls itself; recorded, never relied upon.
+    #[serde(default)]
+    pub agent: String,
+    /// The client's address; recorded, never relied upon.
+    #[serde(default)]
+    pub ip: String,
+    /// Idle limit wanted, in milliseconds; the Blitz's own if absent.
+    #[serde(default)]
+    pub time_to_idle_ms: Option<u64>,
+    /// Life limit wanted, in milliseconds, 0 for none; the Blitz's own if absent.
+    #[serde(default)]
+    pub time_to_live_ms: Option<u64>,
+    /// Names this creation, so that repeating it opens no second session.
+    #[serde(default)]
+    pub token: Option<String>,
+}
+
+/// What a Blitz answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "named for what they are")]
+pub enum Reply {
+    Status(Status),
+    Session(Session),
+    /// `remaining`: the reference count left; 0 when the session has ended.
+    Closed {
+        session: SessionId,
+        user: String,
+        remaining: u32,
+    },
+    Sessions {
+        sessions: Vec<Session>,
+        more: bool,
+    },
+    Ids {
+        ids: Vec<SessionId>,
+        more: bool,
+    },
+    Users {
+        users: Vec<User>,
+    },
+    Done,
+}
+
+/// How a Blitz is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Drawn at each start of the process (OMERO's node UUID).
+    pub uuid: String,
+    /// Open sessions.
+    pub sessions: u64,
+    /// Whether it takes new ones.
+    pub accepting: Accepting,
+    /// Which resources it only reads.
+    #[serde(default)]
+    pub read_only: ReadOnly,
+    /// Why it only reads them.
+    #[serde(default)]
+    pub read_only_reason: ReadOnlyReason,
+}
+
+/// Which resources a Blitz only reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadOnly {
+    /// The database of users and sessions.
+    pub db: bool,
+    /// The repository of files.
+    pub repo: bool,
+}
+
+/// Why a Blitz only reads a resource: the property or the probe.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadOnlyReason {
+    /// Why the database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub db: Option<String>,
+    /// Why the repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repo: Option<String>,
+}
+
+/// An open session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Its UUID: works as a password.
+    pub uuid: SessionId,
+    /// Its user's name.
+    pub user: String,
+    /// What the client that opened it calls itself.
+    pub agent: String,
+    /// The address of that client.
+    pub ip: String,
+    /// When it was opened, milliseconds since 1970.
+    pub started_ms: u64,
+    /// Since the last access, in milliseconds.
+    pub idle_ms: u64,
+    /// Idle limit, in milliseconds, 0 for none.
+    pub time_to_idle_ms: u64,
+    /// Life limit, in milliseconds, 0 for none.
+    pub time_to_live_ms: u64,
+    /// How often it was opened or joined, less how often it was left.
+    pub references: u32,
+}
+
+/// A user of the embedded store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// Its number; `root` has 0.
+    pub id: u64,
+    /// The name to log in with.
+    pub name: String,
+    /// Whether it may do what administrators may.
+    pub admin: bool,
+    /// Whether it has no password, so that it cannot log in.
+    pub locked: bool,
+}
+
+/// What a Blitz tells unasked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "named for what they are")]
+pub enum Event {
+    /// How it is, at first and after each change.
+    Status(Status),
+    /// Sessions that were opened or taken up again since the connection began.
+    Opened { ids: Vec<SessionId> },
+    /// Sessions that ended.
+    Closed { ids: Vec<SessionId> },
+    /// Some of the above were lost; ask for [`Request::Ids`] again.
+    Resync,
+}

@@ -1,0 +1,269 @@
+//! Command line ↔ master.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::blitz;
+use super::node::{Action, ServerReport};
+use crate::ipc::Link;
+use crate::model::{NodeName, NodeState, ServerId, SessionId};
+
+/// The link between the command line and the master.
+pub struct ClientLink;
+
+impl Link for ClientLink {
+    type Request = Request;
+    type Reply = Reply;
+    type Event = Event;
+}
+
+/// What the master is asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "named for what they are")]
+pub enum Request {
+    /// How the grid is: [`Reply::Status`]. With `after`, waits for at most `wait_ms` until it differs from that revision.
+    Status { after: Option<u64>, wait_ms: u64 },
+    /// Compares a descriptor with what is deployed, and deploys it: [`Reply::Deployed`].
+    Deploy {
+        source: DescriptorSource,
+        dry_run: bool,
+        mode: DeployMode,
+    },
+    /// Reads descriptors and configuration again: [`Reply::Deployed`]. Applies what ends no session.
+    Reload,
+    /// Does something to a node, durably: [`Reply::Accepted`] at once; watch the status for the rest.
+    Node { node: NodeName, action: NodeAction },
+    /// Does something to a server, durably, and waits for at most `wait_ms`: [`Reply::Server`].
+    Server {
+        server: ServerId,
+        action: ServerAction,
+        wait_ms: u64,
+    },
+    /// Stops the whole grid: [`Reply::Accepted`] at once; the connection ends with the master.
+    Stop,
+    /// Opens a session on a Blitz of the master's choice, or on `via`: [`Reply::Placed`].
+    CreateSession {
+        create: blitz::Create,
+        via: Option<ServerId>,
+    },
+    /// Joins a session wherever it lives: [`Reply::Placed`].
+    JoinSession { session: SessionId },
+    /// One page of open sessions: [`Reply::Sessions`]. `cursor` is that of the page before.
+    ListSessions {
+        cursor: Option<SessionCursor>,
+        limit: u32,
+    },
+    /// Ends a session: [`Reply::Closed`]. Without a session of one's own the socket's uid is the authority.
+    CloseSession {
+        target: blitz::Target,
+        authority: blitz::Authority,
+    },
+    /// Something any Blitz can do (users): [`Reply::Blitz`].
+    Blitz { request: Box<blitz::Request> },
+}
+
+/// Where an application is described, and with which targets and overrides.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DescriptorSource {
+    /// The descriptor's absolute path.
+    pub path: PathBuf,
+    /// As the administrator typed it.
+    #[serde(default)]
+    pub shown: String,
+    /// The selected targets.
+    #[serde(default)]
+    pub targets: Vec<String>,
+    /// Variables given on the command line.
+    #[serde(default)]
+    pub overrides: Vec<(String, String)>,
+}
+
+/// What a deploy may do to Blitzes with live sessions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeployMode {
+    /// Nothing: such a deploy is refused.
+    #[default]
+    Careful,
+    /// Whatever it takes.
+    Now,
+}
+
+/// Something to be done to a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "named for what they are")]
+pub enum NodeAction {
+    Start,
+    Stop,
+    Restart,
+}
+
+/// Something to be done to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "named for what they are")]
+pub enum ServerAction {
+    /// What its node does.
+    Act { action: Action },
+    /// Lets it be started again.
+    Enable,
+    /// Lets it run, but not be started again.
+    Disable,
+}
+
+/// Where a page of sessions ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionCursor {
+    /// The Blitz that is being listed.
+    pub server: ServerId,
+    /// The last session of it that was listed.
+    pub after: Option<SessionId>,
+}
+
+/// What the master answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "named for what they are")]
+pub enum Reply {
+    Status {
+        revision: u64,
+        status: Box<GridStatus>,
+    },
+    Deployed(DeployReport),
+    Accepted,
+    Server(Box<ServerReport>),
+    Placed(Placed),
+    Sessions {
+        sessions: Vec<Placed>,
+        next: Option<SessionCursor>,
+    },
+    Closed {
+        session: SessionId,
+        server: ServerId,
+        user: String,
+    },
+    Blitz(Box<blitz::Reply>),
+}
+
+/// A session and where it lives.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Placed {
+    /// The session.
+    #[serde(flatten)]
+    pub session: blitz::Session,
+    /// Its Blitz.
+    pub server: ServerId,
+    /// The node of that Blitz.
+    pub node: NodeName,
+}
+
+/// What a deploy does, or would do.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeployReport {
+    /// The application.
+    pub application: String,
+    /// Whether it was done.
+    pub applied: bool,
+    /// One entry for each server that is not as it was.
+    pub changes: Vec<ServerChange>,
+    /// Nodes that are new.
+    pub nodes_added: Vec<NodeName>,
+    /// Nodes that are no more.
+    pub nodes_removed: Vec<NodeName>,
+    /// Warnings about the descriptor.
+    pub warnings: Vec<String>,
+}
+
+/// What a deploy does to a server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServerChange {
+    /// The server.
+    pub server: ServerId,
+    /// Its node after the deploy, or before it if it is removed.
+    pub node: NodeName,
+    /// `added`, `removed`, `moved`, `changed`.
+    pub change: String,
+    /// What differs, in words.
+    pub details: Vec<String>,
+    /// What happens to its process: `start`, `stop`, `restart`, `none`.
+    pub effect: String,
+    /// Its live sessions now.
+    pub sessions: u64,
+}
+
+/// How the grid is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct GridStatus {
+    /// The applications; a grid may hold several.
+    pub applications: Vec<ApplicationStatus>,
+    /// The master's own process.
+    pub master: MasterStatus,
+    /// Where new sessions go.
+    pub redirector: RedirectorStatus,
+    /// The nodes in the order of their names.
+    pub nodes: Vec<NodeStatus>,
+    /// Servers that have to be active before the grid counts as ready, and are not.
+    pub missing: Vec<ServerId>,
+    /// Set while the whole grid is being stopped.
+    #[serde(default)]
+    pub stopping: bool,
+}
+
+/// A deployed application.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ApplicationStatus {
+    /// Its name.
+    pub name: String,
+    /// Its descriptor, as the administrator typed it.
+    pub descriptor: String,
+    /// Its targets.
+    pub targets: Vec<String>,
+}
+
+/// The master's process.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct MasterStatus {
+    /// Its process id.
+    pub pid: u32,
+    /// When it was started, milliseconds since 1970.
+    pub started_ms: u64,
+    /// Its version.
+    pub version: String,
+}
+
+/// Where new sessions go.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RedirectorStatus {
+    /// `nullRedirector`, `configRedirector` or `scaleRedirector`.
+    pub policy: String,
+    /// The Blitz that new sessions are redirected to.
+    pub redirect: Option<ServerId>,
+}
+
+/// How a node is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: NodeName,
+    /// Its state.
+    pub state: NodeState,
+    /// Whether `start` starts it: `auto` or `manual`.
+    pub start: String,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// Its host.
+    pub hostname: String,
+    /// Why it is not up although it should be.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Its servers in the order of the descriptor.
+    pub servers: Vec<ServerReport>,
+}
+
+/// What the master tells unasked: nothing yet.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Event {}

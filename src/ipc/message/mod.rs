@@ -1,0 +1,7 @@
+//! The messages, one module per link.
+//!
+//! Within one protocol version variants and fields are only added; every new field has a default.
+
+pub mod blitz;
+pub mod client;
+pub mod node;

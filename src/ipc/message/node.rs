@@ -1,0 +1,167 @@
+//! Master ↔ node: what the node has to run, and how that goes.
+
+use serde::{Deserialize, Serialize};
+
+use super::blitz;
+use crate::descriptor::ServerDescriptor;
+use crate::ipc::Link;
+use crate::model::{Activation, ExitStatus, Failure, ServerId, ServerState, SessionId};
+
+/// The link between the master and a node.
+pub struct NodeLink;
+
+impl Link for NodeLink {
+    type Request = Request;
+    type Reply = Reply;
+    type Event = Event;
+}
+
+/// What a node is asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "named for what they are")]
+pub enum Request {
+    /// Everything the node has to run from now on: [`Reply::Configured`]. Servers that are not in it are stopped and removed, servers whose
+    /// definition differs are restarted if they run; the rest is not touched.
+    Configure(Assignment),
+    /// Does something to a server and waits for at most `wait_ms` until it is done: [`Reply::Server`].
+    Act {
+        server: ServerId,
+        action: Action,
+        wait_ms: u64,
+    },
+    /// Passes a request on to a built-in Blitz: [`Reply::Blitz`].
+    Blitz {
+        server: ServerId,
+        request: Box<blitz::Request>,
+    },
+    /// Stops every server in reverse order of their dependencies, then ends: [`Reply::Stopping`] at once; the connection ends with the node.
+    Stop,
+}
+
+/// Something to be done to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "named for what they are")]
+pub enum Action {
+    /// Starts it; done when it is active. Fails with the reason at the first failure.
+    Start,
+    /// Stops it; done when nothing of it is left.
+    Stop,
+    /// Stops it if it runs and starts it; done when it is active.
+    Restart,
+    /// Sends a signal to its process group.
+    Signal { signal: i32 },
+}
+
+/// Everything that a node has to run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Assignment {
+    /// Grows with every change; a node refuses one older than the last.
+    pub generation: u64,
+    /// The servers, in the order of the descriptor.
+    pub servers: Vec<Assigned>,
+}
+
+/// A server that a node has to supervise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assigned {
+    /// Its id.
+    pub id: ServerId,
+    /// The application it belongs to.
+    pub application: String,
+    /// Its definition as the registry expands it (`descriptors.md` §1: before node variables).
+    pub descriptor: ServerDescriptor,
+    /// What the administrator wants of it.
+    pub goal: Goal,
+    /// Whether it may be started at all.
+    pub enabled: bool,
+}
+
+/// What the administrator wants of a server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Goal {
+    /// What its activation mode says.
+    #[default]
+    Mode,
+    /// Running: it was started by a command.
+    Started,
+    /// Not running: it was stopped by a command.
+    Stopped,
+}
+
+/// What a node answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "named for what they are")]
+pub enum Reply {
+    Configured { generation: u64 },
+    Server(Box<ServerReport>),
+    Blitz(Box<blitz::Reply>),
+    Stopping,
+}
+
+/// How a server is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServerReport {
+    /// Its id.
+    pub id: ServerId,
+    /// When it is started.
+    pub activation: Activation,
+    /// Whether it may be started at all.
+    pub enabled: bool,
+    /// What the administrator wants of it.
+    #[serde(default)]
+    pub goal: Goal,
+    /// Its state.
+    pub state: ServerState,
+    /// The process, if there is one.
+    pub pid: Option<u32>,
+    /// When that process was started, milliseconds since 1970.
+    pub started_ms: Option<u64>,
+    /// How long that process took to become ready, in milliseconds.
+    #[serde(default)]
+    pub ready_after_ms: Option<u64>,
+    /// How often it was started again by itself since its node began to supervise it.
+    pub restarts: u64,
+    /// How its last process ended, and when (milliseconds since 1970).
+    pub last_exit: Option<(ExitStatus, u64)>,
+    /// Why it does not run although it should, or why its last process ended.
+    pub failure: Option<Failure>,
+    /// What it waits for before it is started, in words: servers named by `omero.grid.after`, a session, …
+    #[serde(default)]
+    pub waiting_for: Option<String>,
+    /// When it is tried again, milliseconds since 1970.
+    pub next_start_ms: Option<u64>,
+    /// Whether it is a built-in Blitz (by its definition).
+    #[serde(default)]
+    pub is_builtin_blitz: bool,
+    /// What the built-in Blitz says of itself, while it answers.
+    pub blitz: Option<blitz::Status>,
+}
+
+/// What a node tells unasked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "named for what they are")]
+pub enum Event {
+    /// How these servers are now: all of them at first, then those that changed.
+    Servers { servers: Vec<ServerReport> },
+    /// Servers that are no more.
+    Removed { servers: Vec<ServerId> },
+    /// The node has adopted all that it owns (DESIGN.md §3), after its first [`Request::Configure`].
+    Up,
+    /// Sessions of a built-in Blitz that were opened or taken up again: all of them at first, then the new ones.
+    Opened {
+        server: ServerId,
+        ids: Vec<SessionId>,
+    },
+    /// Sessions of a built-in Blitz that ended.
+    Closed {
+        server: ServerId,
+        ids: Vec<SessionId>,
+    },
+    /// What was told of the sessions of this Blitz no longer holds; [`Event::Opened`] follows with all of them.
+    Forget { server: ServerId },
+}
