@@ -1,1 +1,5 @@
-//! config.
+//! What a site configured: where its files are.
+
+mod paths;
+
+pub use paths::Paths;

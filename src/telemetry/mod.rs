@@ -1,7 +1,92 @@
 //! Logs and error chains.
+//!
+//! One subscriber per process: lines in OMERO's shape, JSON, or journald's own fields. What is logged, and at which
+//! level, is the business of whoever logs it (STYLE.md §3).
+
+mod file;
+mod line;
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::io;
+use std::path::PathBuf;
+
+use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer, Registry};
+
+/// How log events are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// One line per event, in the shape of OMERO's own logs.
+    #[default]
+    Text,
+    /// One JSON object per event.
+    Json,
+    /// To the journal, with the fields as journal fields.
+    Journald,
+}
+
+/// Where and how a process logs.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// The log file; it is rotated by size.
+    pub file: PathBuf,
+    /// Whether the lines go to standard error too (`start --foreground`).
+    pub stderr: bool,
+    /// How events are written.
+    pub format: LogFormat,
+    /// The filter, in the syntax of `tracing_subscriber::EnvFilter`: `info`, `debug`, `omero_grid::node=trace`.
+    pub filter: String,
+}
+
+/// Logs that cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The log file cannot be opened.
+    #[error("cannot open the log {path}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The journal cannot be reached.
+    #[error("cannot reach the journal; use --log-format text")]
+    Journal(#[source] io::Error),
+}
+
+/// Sets up the logs of this process; later calls change nothing.
+pub fn init(options: &LogOptions) -> Result<(), LogError> {
+    let filter = || EnvFilter::try_new(&options.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let file = file::LogFile::open(&options.file)
+        .map_err(|source| LogError::Open { path: options.file.clone(), source })?;
+    let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
+    match options.format {
+        LogFormat::Text => {
+            layers.push(line::layer(file, filter()));
+            if options.stderr {
+                layers.push(line::layer(io::stderr, filter()));
+            }
+        }
+        LogFormat::Json => {
+            let json = || tracing_subscriber::fmt::layer().json().flatten_event(true);
+            layers.push(json().with_writer(file).with_filter(filter()).boxed());
+            if options.stderr {
+                layers.push(json().with_writer(io::stderr).with_filter(filter()).boxed());
+            }
+        }
+        LogFormat::Journald => {
+            let journal = tracing_journald::layer().map_err(LogError::Journal)?;
+            layers.push(journal.with_filter(filter()).boxed());
+        }
+    }
+    // A second call in the same process (tests) is harmless.
+    let _ = tracing_subscriber::registry().with(layers).try_init();
+    Ok(())
+}
 
 /// Joins an error and its sources with colons, the whole in one line.
 pub fn chain(error: &dyn Error) -> String {
@@ -12,4 +97,14 @@ pub fn chain(error: &dyn Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_chain_names_every_cause_once() {
+        let inner = std::io::Error::other("disk on fire");
+        let error = super::LogError::Open { path: "/x".into(), source: inner };
+        assert_eq!(super::chain(&error), "cannot open the log /x: disk on fire");
+    }
 }

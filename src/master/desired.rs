@@ -1,0 +1,195 @@
+//! What the administrator wants: deployed applications, nodes and servers started or stopped by hand.
+//!
+//! Pure. Everything here is durable: a [`Change`] is written to the state store before it is applied.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::descriptor::{Deployment, PlacedServer};
+use crate::ipc::message::client::DescriptorSource;
+use crate::ipc::message::node::{Assigned, Assignment, Goal};
+use crate::model::{NodeName, ServerId};
+
+/// A deployed application.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Deployed {
+    /// Grows from one application to the next: they are listed in the order of their first deployment.
+    pub(crate) order: u64,
+    /// Where it is described.
+    pub(crate) source: DescriptorSource,
+    /// What it means.
+    pub(crate) deployment: Deployment,
+}
+
+/// Which nodes `start` was told to start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "select", content = "nodes", rename_all = "snake_case")]
+pub(crate) enum Selection {
+    /// Every node that is not manual.
+    #[default]
+    Auto,
+    /// Every node.
+    All,
+    /// These and no others.
+    Named(BTreeSet<NodeName>),
+}
+
+/// What a command made of a node, beside the selection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Switch {
+    /// Started by hand.
+    Started,
+    /// Stopped by hand.
+    Stopped,
+}
+
+/// What commands made of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Wish {
+    /// Started, stopped, or left to its mode.
+    pub(crate) goal: Goal,
+    /// Whether it may be started at all.
+    pub(crate) enabled: bool,
+}
+
+impl Default for Wish {
+    fn default() -> Self {
+        Self { goal: Goal::Mode, enabled: true }
+    }
+}
+
+/// A server that goes on with an older definition until it is restarted, because it has live sessions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Held {
+    /// The application it belongs to.
+    pub(crate) application: String,
+    /// The older definition.
+    pub(crate) placed: PlacedServer,
+}
+
+/// One durable change.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Change {
+    /// An application was deployed anew.
+    Application(Box<Deployed>),
+    /// Nodes were selected.
+    Selection(Selection),
+    /// A node was started or stopped by hand, or is left to the selection again.
+    Node(NodeName, Option<Switch>),
+    /// A server was started, stopped, enabled or disabled.
+    Server(ServerId, Wish),
+    /// A server goes on with an older definition, or no longer does.
+    Held(ServerId, Option<Box<Held>>),
+}
+
+/// Everything that is wanted.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Desired {
+    /// By name.
+    pub(crate) applications: BTreeMap<String, Deployed>,
+    pub(crate) selection: Selection,
+    pub(crate) nodes: BTreeMap<NodeName, Switch>,
+    pub(crate) servers: BTreeMap<ServerId, Wish>,
+    pub(crate) held: BTreeMap<ServerId, Held>,
+    /// Grows with every change and from one master to the next.
+    pub(crate) generation: u64,
+}
+
+impl Desired {
+    /// Applies a change that is durable.
+    pub(crate) fn apply(&mut self, change: Change) {
+        self.generation += 1;
+        match change {
+            Change::Application(deployed) => {
+                self.applications.insert(deployed.deployment.application.clone(), *deployed);
+            }
+            Change::Selection(selection) => self.selection = selection,
+            Change::Node(node, switch) => set(&mut self.nodes, node, switch),
+            Change::Server(server, wish) => {
+                set(&mut self.servers, server, (wish != Wish::default()).then_some(wish));
+            }
+            Change::Held(server, held) => set(&mut self.held, server, held.map(|held| *held)),
+        }
+    }
+
+    /// Returns the applications in the order of their first deployment.
+    pub(crate) fn in_order(&self) -> Vec<&Deployed> {
+        let mut all: Vec<_> = self.applications.values().collect();
+        all.sort_by_key(|deployed| deployed.order);
+        all
+    }
+
+    /// Returns every node that is deployed, or that still runs a server with an older definition.
+    pub(crate) fn all_nodes(&self) -> BTreeSet<&NodeName> {
+        let deployed = self.applications.values().flat_map(|a| a.deployment.nodes.keys());
+        deployed.chain(self.held.values().map(|held| &held.placed.node)).collect()
+    }
+
+    /// Returns whether `start` starts the node only when it is named.
+    pub(crate) fn is_manual(&self, node: &NodeName) -> bool {
+        let mut placements = self.applications.values().filter_map(|a| a.deployment.nodes.get(node)).peekable();
+        placements.peek().is_some() && placements.all(|placement| placement.is_manual())
+    }
+
+    /// Returns whether the node has to run.
+    pub(crate) fn wants_node(&self, node: &NodeName) -> bool {
+        match (self.nodes.get(node), &self.selection) {
+            (Some(Switch::Started), _) => true,
+            (Some(Switch::Stopped), _) => false,
+            (None, Selection::Auto) => !self.is_manual(node),
+            (None, Selection::All) => true,
+            (None, Selection::Named(names)) => names.contains(node),
+        }
+    }
+
+    /// Returns what a command made of the server.
+    pub(crate) fn wish(&self, server: &ServerId) -> Wish {
+        self.servers.get(server).copied().unwrap_or_default()
+    }
+
+    /// Returns every server with its application and the definition it has to run with now.
+    pub(crate) fn placed(&self) -> impl Iterator<Item = (&ServerId, &str, &PlacedServer)> {
+        let deployed = self.applications.iter().flat_map(|(name, a)| {
+            a.deployment.servers.iter().map(move |(id, placed)| (id, name.as_str(), placed))
+        });
+        let deployed = deployed.filter(|(id, ..)| !self.held.contains_key(id));
+        deployed.chain(self.held.iter().map(|(id, held)| (id, held.application.as_str(), &held.placed)))
+    }
+
+    /// Returns the definition that a server has to run with now.
+    pub(crate) fn server(&self, id: &ServerId) -> Option<&PlacedServer> {
+        match self.held.get(id) {
+            Some(held) => Some(&held.placed),
+            None => self.applications.values().find_map(|a| a.deployment.servers.get(id)),
+        }
+    }
+
+    /// Returns everything that a node has to run.
+    pub(crate) fn assignment(&self, node: &NodeName) -> Assignment {
+        let mut servers: Vec<_> = self
+            .placed()
+            .filter(|(.., placed)| placed.node == *node)
+            .map(|(id, application, placed)| {
+                let wish = self.wish(id);
+                Assigned {
+                    id: id.clone(),
+                    application: application.to_owned(),
+                    descriptor: placed.descriptor.clone(),
+                    goal: wish.goal,
+                    enabled: wish.enabled,
+                }
+            })
+            .collect();
+        servers.sort_by(|a, b| a.id.cmp(&b.id));
+        Assignment { generation: self.generation, servers }
+    }
+}
+
+fn set<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => drop(map.insert(key, value)),
+        None => drop(map.remove(&key)),
+    }
+}

@@ -1,0 +1,73 @@
+//! What the master's tasks share: the published status, the links to the nodes, the session directory.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::directory::Directory;
+use crate::ipc::Client;
+use crate::ipc::message::client::GridStatus;
+use crate::ipc::message::node::NodeLink;
+use crate::model::{NodeName, ServerId};
+
+/// The status at one moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Snapshot {
+    /// Grows with every difference.
+    pub(crate) revision: u64,
+    pub(crate) status: Arc<GridStatus>,
+}
+
+impl Snapshot {
+    /// Finds the node that runs a server.
+    pub(crate) fn node_of(&self, server: &ServerId) -> Option<&NodeName> {
+        let node = self.status.nodes.iter().find(|node| node.servers.iter().any(|report| report.id == *server));
+        node.map(|node| &node.name)
+    }
+}
+
+/// A living link to a node, and the generation of what the node was told to run.
+#[derive(Clone)]
+pub(crate) struct NodeHandle {
+    pub(crate) client: Client<NodeLink>,
+    pub(crate) configured: watch::Receiver<u64>,
+}
+
+/// What the tasks share. No lock is held across an await.
+pub(crate) struct Shared {
+    pub(crate) snapshot: watch::Sender<Snapshot>,
+    links: Mutex<BTreeMap<NodeName, NodeHandle>>,
+    directory: Mutex<Directory>,
+}
+
+impl Shared {
+    pub(crate) fn new() -> Self {
+        Self {
+            snapshot: watch::Sender::new(Snapshot::default()),
+            links: Mutex::default(),
+            directory: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn directory(&self) -> MutexGuard<'_, Directory> {
+        self.directory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn link(&self, node: &NodeName) -> Option<NodeHandle> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).get(node).cloned()
+    }
+
+    pub(crate) fn set_link(&self, node: &NodeName, handle: Option<NodeHandle>) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        match handle {
+            Some(handle) => drop(links.insert(node.clone(), handle)),
+            None => drop(links.remove(node)),
+        }
+    }
+
+    /// Returns the status as it is now.
+    pub(crate) fn now(&self) -> Snapshot {
+        self.snapshot.borrow().clone()
+    }
+}
