@@ -81,7 +81,9 @@ impl fmt::Display for FailureCause {
                 write!(f, "not ready within its activation timeout of {timeout:?}")
             }
             Self::MissingProgram { program } => write!(f, "cannot find the program '{program}'"),
-            Self::NotExecutable { program, error } => write!(f, "cannot execute '{program}': {error}"),
+            Self::NotExecutable { program, error } => {
+                write!(f, "cannot execute '{program}': {error}")
+            }
             Self::CannotStart { error } => f.write_str(error),
         }
     }
@@ -103,11 +105,20 @@ mod tests {
 
     #[test]
     fn causes_are_said_in_words() {
-        let exited = FailureCause::Exited { status: ExitStatus::Code(1) };
+        let exited = FailureCause::Exited {
+            status: ExitStatus::Code(1),
+        };
         assert_eq!(exited.to_string(), "exited with code 1");
-        let killed = FailureCause::Exited { status: ExitStatus::Signal(9) };
+        let killed = FailureCause::Exited {
+            status: ExitStatus::Signal(9),
+        };
         assert_eq!(killed.to_string(), "ended by signal SIGKILL");
-        let late = FailureCause::ActivationTimeout { timeout: Duration::from_secs(5) };
-        assert_eq!(late.to_string(), "not ready within its activation timeout of 5s");
+        let late = FailureCause::ActivationTimeout {
+            timeout: Duration::from_secs(5),
+        };
+        assert_eq!(
+            late.to_string(),
+            "not ready within its activation timeout of 5s"
+        );
     }
 }

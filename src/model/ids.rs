@@ -162,7 +162,14 @@ mod tests {
 
     #[test]
     fn accepts_names_that_omero_uses() {
-        for name in ["master", "Blitz-0", "OMERO.Glacier2", "with space", "ü", "a.b"] {
+        for name in [
+            "master",
+            "Blitz-0",
+            "OMERO.Glacier2",
+            "with space",
+            "ü",
+            "a.b",
+        ] {
             assert!(name.parse::<ServerId>().is_ok(), "{name}");
         }
     }
@@ -170,7 +177,9 @@ mod tests {
     #[test]
     fn refuses_names_that_are_no_file_names() {
         let long = "x".repeat(300);
-        for name in ["", "../x", "a/b", ".hidden", "log", "grid", "run", "a\nb", &long] {
+        for name in [
+            "", "../x", "a/b", ".hidden", "log", "grid", "run", "a\nb", &long,
+        ] {
             assert!(name.parse::<NodeName>().is_err(), "{name:?}");
         }
     }
