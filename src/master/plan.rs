@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::desired::{Change, Deployed, Desired, Held};
-use crate::descriptor::{Deployment, Difference, PlacedServer};
+use crate::descriptor::{Change as Difference, Deployment, Diff, PlacedServer};
 use crate::ipc::message::client::{DeployReport, ServerChange};
 use crate::ipc::message::node::{Assignment, Goal, ServerReport};
 use crate::model::{Activation, NodeName, ServerId, ServerState};
@@ -81,11 +81,12 @@ pub(crate) fn deploy(
     for (id, held) in desired.held.iter().filter(|(_, held)| held.application == name) {
         running.servers.insert(id.clone(), held.placed.clone());
     }
+    let diff = Diff::between(&running, &fresh.deployment);
     let mut plan = DeployPlan {
         report: DeployReport {
             application: name.clone(),
-            nodes_added: fresh.deployment.nodes.keys().filter(|n| !old.nodes.contains_key(*n)).cloned().collect(),
-            nodes_removed: old.nodes.keys().filter(|n| !fresh.deployment.nodes.contains_key(*n)).cloned().collect(),
+            nodes_added: diff.nodes_added,
+            nodes_removed: diff.nodes_removed,
             ..DeployReport::default()
         },
         changes: Vec::new(),
@@ -97,19 +98,20 @@ pub(crate) fn deploy(
             plan.changes.push(Change::Held(id.clone(), None));
         }
     }
-    for difference in crate::descriptor::differences(&running, &fresh.deployment) {
-        let change = server_change(desired, &difference, reports.get(&difference.server));
-        let before = running.servers.get(&difference.server);
+    for difference in diff.servers {
+        let id = &difference.server;
+        let (before, after) = (running.servers.get(id), fresh.deployment.servers.get(id));
+        let change = server_change(desired, id, &difference.change, (before, after), reports.get(id));
         let ends_sessions = change.sessions > 0 && matches!(change.effect.as_str(), "restart" | "stop");
         match (liberty, ends_sessions, before) {
-            (Liberty::Careful, true, _) => plan.in_the_way.push((change.server.clone(), change.sessions)),
+            (Liberty::Careful, true, _) => plan.in_the_way.push((id.clone(), change.sessions)),
             (Liberty::Hold, true, Some(placed)) => {
                 let held = Held { application: name.clone(), placed: placed.clone() };
-                plan.changes.push(Change::Held(change.server.clone(), Some(Box::new(held))));
+                plan.changes.push(Change::Held(id.clone(), Some(Box::new(held))));
             }
             _ => {
-                if desired.held.contains_key(&difference.server) {
-                    plan.changes.push(Change::Held(difference.server.clone(), None));
+                if desired.held.contains_key(id) {
+                    plan.changes.push(Change::Held(id.clone(), None));
                 }
             }
         }
@@ -119,9 +121,14 @@ pub(crate) fn deploy(
     plan
 }
 
-fn server_change(desired: &Desired, difference: &Difference, report: Option<&ServerReport>) -> ServerChange {
-    let id = &difference.server;
-    let runs = report.is_some_and(|r| r.pid.is_some() && r.state != ServerState::Inactive);
+fn server_change(
+    desired: &Desired,
+    id: &ServerId,
+    difference: &Difference,
+    (before, after): (Option<&PlacedServer>, Option<&PlacedServer>),
+    report: Option<&ServerReport>,
+) -> ServerChange {
+    let runs = report.is_some_and(|r| r.pid.is_some());
     let starts = |placed: &PlacedServer| {
         let wish = desired.wish(id);
         wish.enabled
@@ -132,20 +139,29 @@ fn server_change(desired: &Desired, difference: &Difference, report: Option<&Ser
                 Goal::Stopped => false,
             }
     };
-    let effect = match (&difference.before, &difference.after) {
-        (_, None) if runs => "stop",
-        (None, Some(after)) if starts(after) => "start",
-        (Some(_), Some(_)) if runs => "restart",
+    let (change, details) = match difference {
+        Difference::Added { .. } => ("added", Vec::new()),
+        Difference::Removed { .. } => ("removed", Vec::new()),
+        Difference::Moved { from, to, what } => {
+            let moved = std::iter::once(format!("from node {from} to node {to}"));
+            ("moved", moved.chain(what.iter().cloned()).collect())
+        }
+        Difference::Changed { what } => ("changed", what.clone()),
+        Difference::PropertiesOnly { what } => ("changed", what.iter().map(|name| format!("property {name}")).collect()),
+        Difference::DescriptionOnly => ("changed", vec!["description".to_owned()]),
+    };
+    let effect = match (difference, after) {
+        (Difference::DescriptionOnly, _) => "none",
+        (Difference::Removed { .. }, _) if runs => "stop",
+        (Difference::Added { .. }, Some(after)) if starts(after) => "start",
+        (Difference::Moved { .. } | Difference::Changed { .. } | Difference::PropertiesOnly { .. }, _) if runs => "restart",
         _ => "none",
     };
     ServerChange {
         server: id.clone(),
-        node: difference.after.as_ref().or(difference.before.as_ref()).map_or_else(
-            || unreachable!("a difference has at least one side"),
-            |placed| placed.node.clone(),
-        ),
-        change: difference.kind.to_string(),
-        details: difference.details.clone(),
+        node: after.or(before).map(|placed| placed.node.clone()),
+        change: change.to_owned(),
+        details,
         effect: effect.to_owned(),
         sessions: report.and_then(|r| r.blitz.as_ref()).map_or(0, |blitz| blitz.sessions),
     }

@@ -183,7 +183,7 @@ pub struct ServerChange {
     /// The server.
     pub server: ServerId,
     /// Its node after the deploy, or before it if it is removed.
-    pub node: NodeName,
+    pub node: Option<NodeName>,
     /// `added`, `removed`, `moved`, `changed`.
     pub change: String,
     /// What differs, in words.
@@ -261,6 +261,9 @@ pub struct NodeStatus {
     pub reason: Option<String>,
     /// Its servers in the order of the descriptor.
     pub servers: Vec<ServerReport>,
+    /// Those of them that run with an older definition than the one deployed, until they are restarted.
+    #[serde(default)]
+    pub outdated: Vec<ServerId>,
 }
 
 /// What the master tells unasked: nothing yet.
