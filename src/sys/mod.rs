@@ -1,1 +1,35 @@
-//! sys.
+//! The kernel behind safe functions: locks, processes, signals, files that appear, time.
+//!
+//! Owns every `unsafe` block of the crate and every question to `/proc`. What a process or a signal means is its
+//! caller's business. Nothing here keeps state of the grid.
+//!
+//! | module | what it hides |
+//! | --- | --- |
+//! | [`lock`] | `flock`: one of each |
+//! | [`process`] | `/proc`, identity by boot id + pid + start time, pidfds, marks in environments |
+//! | [`spawn`] | `fork` and `execve` |
+//! | [`reaper`] | `SIGCHLD` and `waitid` |
+//! | [`signals`] | signals as messages |
+//! | [`watch`] | inotify |
+//! | [`notify_socket`] | the socket a server says `READY=1` on |
+//! | [`memory`] | the kernel's count of processes it killed for want of memory |
+//! | [`clock`], [`host`] | time and the machine |
+
+pub mod clock;
+pub mod host;
+pub mod lock;
+pub mod memory;
+pub mod notify_socket;
+#[expect(unsafe_code, reason = "killpg with any signal")]
+pub mod process;
+#[expect(unsafe_code, reason = "a descriptor given to tokio has to stay open")]
+mod readable;
+#[expect(unsafe_code, reason = "waitid with all that it tells")]
+pub mod reaper;
+pub mod signals;
+#[expect(
+    unsafe_code,
+    reason = "what happens between fork and execve is in no safe wrapper"
+)]
+pub mod spawn;
+pub mod watch;

@@ -1,0 +1,165 @@
+//! Lock files: one of each master and of each node name.
+//!
+//! A `flock` belongs to the open file, which a child between `fork` and `execve` shares. So the lock of a process that
+//! died in the middle of starting a child is free only once that child carries its mark, and whoever takes the lock
+//! next finds it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use tokio::sync::oneshot;
+
+use super::process;
+
+/// How long a lock may outlive the process that is written in it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A lock that was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Somebody else has it.
+    #[error("{path} is held by process {pid}")]
+    Held {
+        /// The lock file.
+        path: PathBuf,
+        /// Its holder; 0 if it did not say.
+        pid: u32,
+    },
+    /// The file cannot be used.
+    #[error("cannot lock {path}")]
+    Io {
+        /// The lock file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A lock that is held until this value is dropped or the process ends. Its file stays.
+#[derive(Debug)]
+pub struct Lock {
+    // Only held: closing it releases the lock.
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock at `path` and writes this process's id into it.
+    ///
+    /// A lock whose holder lives is refused at once; one whose holder is dead is waited for (at most 5 s), because a
+    /// child that was just being started still has it.
+    pub async fn acquire(path: &Path) -> Result<Self, LockError> {
+        let fail = |source: io::Error| LockError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(fail)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Self::sign(file).map_err(fail),
+            Err(rustix::io::Errno::WOULDBLOCK) => {}
+            Err(error) => return Err(fail(error.into())),
+        }
+        let held = |pid| LockError::Held {
+            path: path.to_owned(),
+            pid,
+        };
+        if let Some(pid) = holder(path) {
+            return Err(held(pid));
+        }
+        // A plain thread: one of the runtime's would keep the runtime from ending while it waits.
+        let (done, taken) = oneshot::channel();
+        std::thread::spawn(move || {
+            let result = flock(&file, FlockOperation::LockExclusive);
+            // A caller that gave up drops the file here, and with it the lock.
+            let _ = done.send(result.map(|()| file));
+        });
+        match tokio::time::timeout(PATIENCE, taken).await {
+            Ok(Ok(Ok(file))) => Self::sign(file).map_err(fail),
+            Ok(Ok(Err(error))) => Err(fail(error.into())),
+            Ok(Err(_)) | Err(_) => Err(held(holder(path).unwrap_or(0))),
+        }
+    }
+
+    /// Returns the process that holds the lock at `path`, if it is held and its holder lives. Takes nothing.
+    pub fn holder(path: &Path) -> Option<u32> {
+        let file = File::open(path).ok()?;
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Err(rustix::io::Errno::WOULDBLOCK) => holder(path),
+            _ => None,
+        }
+    }
+
+    fn sign(mut file: File) -> io::Result<Self> {
+        let me = process::stat(std::process::id())
+            .ok_or_else(|| io::Error::other("cannot read /proc/self/stat"))?;
+        file.set_len(0)?;
+        file.rewind()?;
+        file.write_all(format!("{} {}\n", me.pid, me.start_time).as_bytes())?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// Returns the process that signed the file, if it lives.
+fn holder(path: &Path) -> Option<u32> {
+    let mut text = String::new();
+    File::open(path)
+        .ok()?
+        .take(64)
+        .read_to_string(&mut text)
+        .ok()?;
+    let mut words = text.split_ascii_whitespace();
+    let pid = words.next()?.parse().ok()?;
+    let start_time: u64 = words.next()?.parse().ok()?;
+    process::stat(pid)
+        .filter(|stat| stat.start_time == start_time && stat.is_alive())
+        .map(|stat| stat.pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn refuses_a_second_holder_and_names_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let lock = Lock::acquire(&path).await.unwrap();
+        assert_eq!(Lock::holder(&path), Some(std::process::id()));
+        match Lock::acquire(&path).await {
+            Err(LockError::Held { pid, .. }) => assert_eq!(pid, std::process::id()),
+            other => panic!("{other:?}"),
+        }
+        drop(lock);
+        assert_eq!(Lock::holder(&path), None);
+        Lock::acquire(&path).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn waits_for_a_lock_that_outlives_its_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        std::fs::write(&path, "4194303 1\n").unwrap();
+        let file = File::open(&path).unwrap();
+        flock(&file, FlockOperation::LockExclusive).unwrap();
+        let waiting = tokio::spawn({
+            let path = path.clone();
+            async move { Lock::acquire(&path).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(file);
+        waiting.await.unwrap().unwrap();
+        assert_eq!(Lock::holder(&path), None);
+    }
+}
