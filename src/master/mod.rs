@@ -1,1 +1,374 @@
-//! master.
+//! The master: the one process that owns the grid.
+//!
+#![doc = include_str!("LIFECYCLE.md")]
+
+mod core;
+mod desired;
+mod directory;
+mod handler;
+mod node_task;
+mod plan;
+mod process;
+mod shared;
+mod state;
+mod systemd;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use self::core::{Command, Core};
+use self::desired::{Change, Desired, Selection};
+use self::handler::ClientHandler;
+pub(crate) use self::process::inherited_environment;
+use self::shared::Shared;
+use self::state::{StateDb, StateError};
+use crate::config::Paths;
+use crate::descriptor::Diagnostics;
+use crate::ipc::message::client::{ClientLink, DeployMode, DescriptorSource};
+use crate::ipc::{Address, AddressError, ConnectError, Hello, ListenError, Listener, Role, RunDir};
+use crate::model::NodeName;
+use crate::store::{self, StoreError};
+use crate::sys::lock::{Lock, LockError};
+use crate::sys::reaper::Reaper;
+use crate::sys::signals::{Signal, Signals};
+use crate::telemetry::chain;
+
+/// What the master is started with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the grid's files are.
+    pub paths: Paths,
+    /// The descriptor to deploy; the last deployed one if absent.
+    pub descriptor: Option<DescriptorSource>,
+    /// Whether the compiled-in descriptor is deployed where there is no other.
+    pub builtin: bool,
+    /// Start these nodes and no others.
+    pub nodes: Vec<NodeName>,
+    /// Start every node, manual ones too.
+    pub all: bool,
+    /// How long systemd is asked to wait for the start.
+    pub wait: Duration,
+}
+
+/// A master that cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum MasterError {
+    /// There is one already.
+    #[error("this grid is already running (master is process {pid})")]
+    Running {
+        /// The master's pid.
+        pid: u32,
+    },
+    /// Another grid works on the same data.
+    #[error("another grid (process {pid}) uses the data directory {path}")]
+    DataTaken {
+        /// The data directory.
+        path: PathBuf,
+        /// The process that holds it.
+        pid: u32,
+    },
+    /// A lock cannot be taken.
+    #[error("cannot lock the grid")]
+    Lock(#[source] LockError),
+    /// The descriptor does not hold.
+    #[error("{0}")]
+    Descriptor(Diagnostics),
+    /// There is nothing to start.
+    #[error("there is no descriptor: nothing was deployed before, and there is no {0}")]
+    NoDescriptor(PathBuf),
+    /// A node that was named is not in the descriptor.
+    #[error("there is no node '{name}' in the descriptor; it has {known}")]
+    NoSuchNode {
+        /// The name.
+        name: NodeName,
+        /// The names there are.
+        known: String,
+    },
+    /// The grid's state cannot be used.
+    #[error(transparent)]
+    State(StateFault),
+    /// The store of users and sessions cannot be used.
+    #[error("cannot use the store of users and sessions")]
+    Store(#[source] StoreError),
+    /// The local sockets cannot be made.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// The master's socket cannot be made.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The system refuses something basic.
+    #[error("cannot {what}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A state store that cannot be used; see its text.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct StateFault(StateError);
+
+/// A master that holds the grid's locks and has not begun to serve.
+pub struct Master {
+    options: Options,
+    desired: Desired,
+    db: StateDb,
+    run_dir: RunDir,
+    listener: Listener,
+    /// What was typed beside an older deployment that still runs: deployed once its nodes are adopted.
+    later: Option<DescriptorSource>,
+    notices: Vec<String>,
+    _locks: Vec<Lock>,
+}
+
+impl Master {
+    /// Takes the grid's locks, reads what is wanted, makes the user `root` where there is none, and listens.
+    ///
+    /// Nothing is started yet. Needs a running runtime.
+    pub async fn prepare(options: Options) -> Result<Self, MasterError> {
+        let paths = &options.paths;
+        let mut locks = vec![Lock::acquire(&paths.master_lock()).await.map_err(|error| match error {
+            LockError::Held { pid, .. } => MasterError::Running { pid },
+            error => MasterError::Lock(error),
+        })?];
+        let run_dir = RunDir::create(paths.state())?;
+        let (mut db, mut desired) =
+            StateDb::open(&paths.state_db()).map_err(|error| MasterError::State(StateFault(error)))?;
+        let mut notices = Vec::new();
+        let later = adopt_or_deploy(&options, &run_dir, &mut db, &mut desired, &mut notices).await?;
+        if let Some(data) = data_dir(&desired, paths) {
+            match Lock::acquire(&beside(&data)).await {
+                Ok(lock) => locks.push(lock),
+                Err(LockError::Held { pid, .. }) => return Err(MasterError::DataTaken { path: data, pid }),
+                Err(error) => warn!(path = %data.display(), error = %chain(&error), "cannot lock the data directory"),
+            }
+        }
+        if desired.placed().any(|(.., placed)| placed.descriptor.is_builtin_blitz()) {
+            let made = store::bootstrap(&paths.store(), &paths.root_password()).map_err(MasterError::Store)?;
+            if made.created_root {
+                notices.push(format!(
+                    "made user root with a random password; it is in {}",
+                    paths.root_password().display()
+                ));
+            }
+        }
+        let listener = Listener::bind(&run_dir.socket(Address::Master), &[])?;
+        write_pid(&paths.master_pid());
+        Ok(Self { desired, db, run_dir, listener, later, notices, _locks: locks, options })
+    }
+
+    /// Returns what whoever starts the grid should know.
+    pub fn notices(&self) -> &[String] {
+        &self.notices
+    }
+
+    /// Serves until the grid is stopped.
+    pub async fn serve(self) -> Result<(), MasterError> {
+        let system = |what| move |source| MasterError::System { what, source };
+        crate::sys::process::become_subreaper().map_err(system("become the parent of orphans"))?;
+        let (reaper, reaping) = Reaper::start().map_err(system("wait for children"))?;
+        let signals = Signals::new().map_err(system("receive signals"))?;
+        let Options { paths, wait, .. } = self.options;
+        info!(version = env!("CARGO_PKG_VERSION"), dir = %paths.dir().display(), "the master serves");
+        for notice in &self.notices {
+            info!("{notice}");
+        }
+        let shared = Arc::new(Shared::new());
+        let (commands, queue) = mpsc::channel(64);
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(systemd::run(shared.clone(), wait));
+        let handler = Arc::new(ClientHandler { shared: shared.clone(), commands: commands.clone() });
+        let listening = tokio::spawn(self.listener.serve::<ClientLink, _>(
+            Hello::new(Role::Master, "master"),
+            handler,
+            stopped,
+        ));
+        tasks.spawn(obey_signals(signals, commands.clone()));
+        if let Some(source) = self.later {
+            tasks.spawn(deploy_later(source, shared.clone(), commands.clone()));
+        }
+        let core = Core::new(paths.clone(), self.run_dir, (self.db, self.desired), shared, reaper);
+        core.run(queue).await;
+        info!("every node has ended");
+        // The last status is out; connections end, which is how whoever waits for the end learns of it.
+        stop.send_replace(true);
+        let _ = listening.await;
+        tasks.shutdown().await;
+        reaping.abort();
+        let _ = std::fs::remove_file(paths.master_pid());
+        Ok(())
+    }
+}
+
+/// Turns signals into commands: SIGTERM and SIGINT stop the grid, SIGHUP reloads it.
+async fn obey_signals(mut signals: Signals, commands: mpsc::Sender<Command>) {
+    let uid = nix::unistd::geteuid().as_raw();
+    while let Ok(signal) = signals.recv().await {
+        info!(?signal, "received a signal");
+        match signal {
+            Signal::Terminate | Signal::Interrupt => {
+                let (answer, _) = oneshot::channel();
+                let _ = commands.send(Command::Stop { uid, answer }).await;
+            }
+            Signal::Hangup => {
+                let (answer, answered) = oneshot::channel();
+                let _ = commands.send(Command::Reload { uid, answer }).await;
+                if let Ok(Err(refusal)) = answered.await {
+                    warn!(%refusal, "nothing was reloaded");
+                }
+            }
+        }
+    }
+}
+
+/// Deploys what `start` named, once the nodes that run something older are adopted and their sessions are known.
+async fn deploy_later(source: DescriptorSource, shared: Arc<Shared>, commands: mpsc::Sender<Command>) {
+    use crate::model::NodeState::{Starting, Stopping};
+    let settled = |snapshot: &shared::Snapshot| {
+        let mut nodes = snapshot.status.nodes.iter();
+        snapshot.revision > 0 && nodes.all(|node| !matches!(node.state, Starting | Stopping))
+    };
+    core::wait_for(&shared, Duration::from_secs(30), settled).await;
+    let (answer, answered) = oneshot::channel();
+    let uid = nix::unistd::geteuid().as_raw();
+    let command = Command::Deploy { source, dry_run: false, mode: DeployMode::Careful, uid, answer };
+    if commands.send(command).await.is_ok()
+        && let Ok(Err(refusal)) = answered.await
+    {
+        warn!(%refusal, "the running grid was adopted; the descriptor that was named is not deployed");
+    }
+}
+
+/// Settles what is wanted. Returns a descriptor that has to wait until the nodes that run are adopted.
+async fn adopt_or_deploy(
+    options: &Options,
+    run_dir: &RunDir,
+    db: &mut StateDb,
+    desired: &mut Desired,
+    notices: &mut Vec<String>,
+) -> Result<Option<DescriptorSource>, MasterError> {
+    let mut changes = selection(options, desired);
+    let living = anything_lives(options, run_dir, desired).await;
+    let mut later = None;
+    let sources = sources(options, desired)?;
+    for source in sources {
+        match core::load(source.clone(), desired) {
+            Ok((deployed, warnings)) => {
+                notices.extend(warnings);
+                let known = desired.applications.get(&deployed.deployment.application);
+                if living && known.is_some_and(|known| known.deployment != deployed.deployment) {
+                    later = Some(source);
+                } else {
+                    changes.push(Change::Application(Box::new(deployed)));
+                }
+            }
+            // A grid that lives is adopted whatever became of its file.
+            Err(diagnostics) if living && options.descriptor.is_none() => {
+                notices.push(format!("adopted the running grid as it was deployed; its descriptor is no longer valid:\n{diagnostics}"));
+            }
+            Err(diagnostics) => return Err(MasterError::Descriptor(diagnostics)),
+        }
+    }
+    let mut after = desired.clone();
+    for change in &changes {
+        after.apply(change.clone());
+    }
+    if let Some(name) = options.nodes.iter().find(|name| !after.all_nodes().contains(name)) {
+        let known: Vec<_> = after.all_nodes().into_iter().map(|n| n.as_str().to_owned()).collect();
+        return Err(MasterError::NoSuchNode { name: name.clone(), known: known.join(", ") });
+    }
+    let uid = nix::unistd::geteuid().as_raw();
+    let audit = (crate::sys::clock::now().wall_ms, uid, "start");
+    db.write(&changes, after.generation, Some(audit)).map_err(|error| MasterError::State(StateFault(error)))?;
+    *desired = after;
+    Ok(later)
+}
+
+/// Returns what `--node` and `--all` change: they outdo what was started and stopped by hand.
+fn selection(options: &Options, desired: &Desired) -> Vec<Change> {
+    let selection = if options.all {
+        Selection::All
+    } else if options.nodes.is_empty() {
+        return Vec::new();
+    } else {
+        Selection::Named(options.nodes.iter().cloned().collect::<BTreeSet<_>>())
+    };
+    let by_hand = desired.nodes.keys().map(|node| Change::Node(node.clone(), None));
+    std::iter::once(Change::Selection(selection)).chain(by_hand).collect()
+}
+
+/// Returns the descriptors to read: the one named, else those deployed before, else the site's own, else the compiled-in one.
+fn sources(options: &Options, desired: &Desired) -> Result<Vec<DescriptorSource>, MasterError> {
+    if let Some(source) = &options.descriptor {
+        return Ok(vec![source.clone()]);
+    }
+    if !desired.applications.is_empty() {
+        return Ok(desired.in_order().iter().map(|deployed| deployed.source.clone()).collect());
+    }
+    let own = options.paths.dir().join("etc/grid/default.xml");
+    if own.exists() {
+        return Ok(vec![DescriptorSource { path: own, shown: "etc/grid/default.xml".to_owned(), ..DescriptorSource::default() }]);
+    }
+    if !options.builtin {
+        return Err(MasterError::NoDescriptor(own));
+    }
+    let path = core::builtin_descriptor(&options.paths)
+        .map_err(|source| MasterError::System { what: "write the compiled-in descriptor", source })?;
+    Ok(vec![DescriptorSource { path, shown: "(compiled in)".to_owned(), ..DescriptorSource::default() }])
+}
+
+/// Returns whether nodes or servers of an earlier master live.
+async fn anything_lives(options: &Options, run_dir: &RunDir, desired: &Desired) -> bool {
+    for node in desired.all_nodes() {
+        let connected = crate::ipc::Client::<crate::ipc::message::node::NodeLink>::connect(
+            &run_dir.socket(Address::Node(node)),
+            &Hello::new(Role::Client, "start"),
+        );
+        if !matches!(connected.await, Err(ConnectError::Nobody { .. })) || process::has_leftovers(&options.paths, node) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Returns the data directory of the first Blitz that names one.
+fn data_dir(desired: &Desired, paths: &Paths) -> Option<PathBuf> {
+    let mut dirs = desired.placed().filter_map(|(.., placed)| placed.descriptor.property_set.get("omero.data.dir"));
+    dirs.find(|dir| !dir.is_empty()).map(|dir| paths.dir().join(dir))
+}
+
+/// Returns the lock of a data directory: a hidden file beside it, or in it where its parent cannot be written.
+fn beside(data: &Path) -> PathBuf {
+    let name = data.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    match data.parent() {
+        Some(parent) if nix::unistd::access(parent, nix::unistd::AccessFlags::W_OK).is_ok() || !parent.exists() => {
+            parent.join(format!(".{name}.omero-grid.lock"))
+        }
+        _ => data.join(".omero-grid.lock"),
+    }
+}
+
+/// Writes the pid where OMERO's tools look for it; nothing of ours relies on it.
+fn write_pid(path: &Path) {
+    let write = || -> io::Result<()> {
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        std::fs::write(path, format!("{}\n", std::process::id()))
+    };
+    if let Err(error) = write() {
+        warn!(path = %path.display(), %error, "cannot write the pid file");
+    }
+}

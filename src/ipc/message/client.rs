@@ -31,7 +31,7 @@ pub enum Request {
         dry_run: bool,
         mode: DeployMode,
     },
-    /// Reads descriptors and configuration again: [`Reply::Deployed`]. Applies what ends no session.
+    /// Reads descriptors and configuration again: [`Reply::Reloaded`]. Applies what ends no session.
     Reload,
     /// Does something to a node, durably: [`Reply::Accepted`] at once; watch the status for the rest.
     Node { node: NodeName, action: NodeAction },
@@ -133,6 +133,7 @@ pub enum Reply {
         status: Box<GridStatus>,
     },
     Deployed(DeployReport),
+    Reloaded { reports: Vec<DeployReport> },
     Accepted,
     Server(Box<ServerReport>),
     Placed(Placed),

@@ -1,0 +1,89 @@
+//! Tells systemd how the start goes, that the grid serves, and that its master is alive (sd_notify(3)).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::shared::{Shared, Snapshot};
+
+/// While it starts or stops, systemd is asked for this much more time …
+const EXTENSION: Duration = Duration::from_secs(30);
+
+/// … this often.
+const EXTEND_EVERY: Duration = Duration::from_secs(10);
+
+/// Notifies until it is dropped. Does nothing where no `NOTIFY_SOCKET` is set.
+///
+/// More time to start is asked for until `wait` has passed since the start.
+pub(crate) async fn run(shared: Arc<Shared>, wait: Duration) {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    let begun = Instant::now();
+    let mut snapshots = shared.snapshot.subscribe();
+    let mut watchdog = sd_notify::watchdog_enabled().map(|limit| tokio::time::interval(limit / 2));
+    let mut extend = tokio::time::interval(EXTEND_EVERY);
+    let mut ready = false;
+    let mut stopping = false;
+    let mut said = String::new();
+    loop {
+        let snapshot = snapshots.borrow_and_update().clone();
+        if snapshot.revision > 0 {
+            if snapshot.status.stopping && !stopping {
+                stopping = true;
+                notify(&[NotifyState::Stopping]);
+            }
+            if !ready && !stopping && snapshot.status.missing.is_empty() {
+                ready = true;
+                notify(&[NotifyState::Ready]);
+            }
+            let text = in_words(&snapshot, ready);
+            if text != said {
+                notify(&[NotifyState::Status(&text)]);
+                said = text;
+            }
+        }
+        let extending = stopping || (!ready && begun.elapsed() < wait);
+        // Cancel safe: watches and intervals lose nothing.
+        tokio::select! {
+            changed = snapshots.changed() => if changed.is_err() { return },
+            _ = extend.tick(), if extending => notify(&[NotifyState::ExtendTimeoutUsec(micros(EXTENSION))]),
+            () = tick(&mut watchdog) => notify(&[NotifyState::Watchdog]),
+        }
+    }
+}
+
+async fn tick(interval: &mut Option<tokio::time::Interval>) {
+    match interval {
+        Some(interval) => drop(interval.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
+fn in_words(snapshot: &Snapshot, ready: bool) -> String {
+    let status = &snapshot.status;
+    let missing: Vec<_> = status.missing.iter().map(|id| id.as_str()).collect();
+    let active = status.nodes.iter().flat_map(|node| &node.servers).filter(|s| s.pid.is_some()).count();
+    if status.stopping {
+        format!("stopping; {active} servers left")
+    } else if missing.is_empty() {
+        format!("{active} servers on {} nodes", status.nodes.iter().filter(|n| n.pid.is_some()).count())
+    } else if ready {
+        format!("not active: {}", missing.join(", "))
+    } else {
+        format!("starting; waiting for {}", missing.join(", "))
+    }
+}
+
+fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!(%error, "cannot notify systemd");
+    }
+}
