@@ -7,10 +7,14 @@
 #![doc = include_str!("BEHAVIOUR.md")]
 
 mod application;
+mod command;
+mod config_file;
 mod deployment;
 mod diagnostic;
+mod diff;
 mod expand;
 mod identity;
+mod node;
 mod parse;
 mod source;
 mod text;
@@ -21,12 +25,15 @@ mod xml;
 use std::path::PathBuf;
 
 pub use application::*;
+pub use command::{command, environment};
 pub use deployment::{
     DEFAULT_READY, DEFAULT_TIMEOUT, Deployment, GridProperties, NodePlacement, ObjectInfo,
     PlacedServer, Ready,
 };
 pub use diagnostic::{Diagnostic, Diagnostics, IceGridFault, Severity, Stage};
+pub use diff::{Change, Diff, ServerChange};
 pub use expand::Others;
+pub use node::{NodeFacts, NodeStageError, Resolved, node_stage};
 pub use source::{Disk, MAX_FILE, MAX_FILES, Source};
 pub use text::Text;
 pub use types::*;
