@@ -252,6 +252,34 @@ fn refuses_another_programs_database_a_newer_one_and_none() {
     ));
 }
 
+#[test]
+fn a_full_file_system_refuses_the_batch_and_nothing_else() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = made(temp.path());
+    let owner = store.adopt("Blitz-0", "a").unwrap().owner;
+    // As many pages as there are: the next one meets the same error as on a full file system.
+    let pages: i64 = store
+        .connection
+        .query_row("PRAGMA page_count", [], |row| row.get(0))
+        .unwrap();
+    let limit = |store: &Sqlite, pages: i64| {
+        store
+            .connection
+            .pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
+            .unwrap();
+    };
+    limit(&store, pages);
+    let many: Vec<Write> = (0..1000).map(|_| Write::Open(session(None))).collect();
+    let error = store.write(&owner, &many).unwrap_err();
+    assert!(matches!(error, StoreError::Full { .. }), "{error}");
+    limit(&store, 1_000_000);
+    assert_eq!(
+        store.adopt("Blitz-0", "b").unwrap().sessions,
+        [],
+        "all or nothing"
+    );
+}
+
 #[tokio::test]
 async fn everybody_who_waits_is_answered_by_what_was_asked() {
     let temp = tempfile::tempdir().unwrap();

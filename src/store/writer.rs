@@ -33,6 +33,7 @@ type Answer<T> = oneshot::Sender<Result<T, CallError>>;
 enum Job {
     Write(Vec<Write>, Answer<Vec<Outcome>>),
     Read(Read),
+    Close,
 }
 
 enum Read {
@@ -41,7 +42,7 @@ enum Read {
     Session(SessionId, Answer<Option<Found>>),
 }
 
-/// Reaches the thread that owns a store; cheap to clone. The thread ends when the last clone is dropped.
+/// Reaches the thread that owns a store; cheap to clone. The thread ends when the last clone is dropped, or by [`Self::close`].
 #[derive(Clone)]
 pub struct StoreHandle(mpsc::Sender<Job>);
 
@@ -80,6 +81,12 @@ impl StoreHandle {
             .await
     }
 
+    /// Ends the thread once everything asked for before is done; join it to wait for that.
+    pub async fn close(&self) {
+        // An error means that it has ended already.
+        let _ = self.0.send(Job::Close).await;
+    }
+
     async fn call<T>(&self, job: impl FnOnce(Answer<T>) -> Job) -> Result<T, CallError> {
         let (answer, answered) = oneshot::channel();
         self.0
@@ -91,7 +98,8 @@ impl StoreHandle {
 }
 
 fn work(mut store: impl Store, owner: &Owner, mut jobs: mpsc::Receiver<Job>) {
-    while let Some(first) = jobs.blocking_recv() {
+    let mut closing = false;
+    while !closing && let Some(first) = jobs.blocking_recv() {
         let mut writes = Vec::new();
         let mut answers = Vec::new();
         let mut reads = Vec::new();
@@ -103,8 +111,10 @@ fn work(mut store: impl Store, owner: &Owner, mut jobs: mpsc::Receiver<Job>) {
                     writes.extend(some);
                 }
                 Job::Read(read) => reads.push(read),
+                // Whatever waits behind it is dropped, which tells those who wait.
+                Job::Close => closing = true,
             }
-            next = if writes.len() < MAX_BATCH && reads.len() < QUEUE {
+            next = if !closing && writes.len() < MAX_BATCH && reads.len() < QUEUE {
                 jobs.try_recv().ok()
             } else {
                 None
