@@ -1,1 +1,314 @@
-//! blitz.
+#![doc = include_str!("LIFECYCLE.md")]
+//!
+//! This module owns the sessions of one server id, their time-outs, and who may log in. It leaves to others where a session is opened
+//! (the master), how the rows are kept ([`crate::store`]), and the supervision of its process (the node).
+
+mod clock;
+mod hub;
+mod login;
+mod notify;
+mod properties;
+mod requests;
+mod service;
+mod sessions;
+mod tasks;
+mod throttle;
+
+pub use properties::PropertiesError;
+
+use std::ffi::OsString;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use tokio::sync::watch;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use clock::Clock;
+use login::Login;
+use properties::{Properties, Settings};
+use service::{Blitz, Parts};
+
+use crate::ipc::message::blitz::BlitzLink;
+use crate::ipc::{Address, AddressError, Hello, ListenError, Listener, Role, RunDir};
+use crate::model::{InvalidName, ServerId};
+use crate::store::{self, Sqlite, Store, StoreError, StoreHandle};
+use crate::telemetry::chain;
+
+/// The variable that names a server to its process: `OMERODIR/ID/instance`.
+const SERVER: &str = "OMERO_GRID_SERVER";
+
+/// The variable that names the state directory; OMERODIR if it is not set.
+const STATE: &str = "OMERO_GRID_STATE";
+
+/// What the command line says to a Blitz.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The generated properties file (`--Ice.Config=FILE`).
+    pub ice_config: Option<PathBuf>,
+}
+
+/// A Blitz that cannot start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum BlitzError {
+    /// It was not started by a node (exit code 2).
+    #[error(
+        "{SERVER} does not name a server ({problem}); a Blitz is started by its node: use 'omero-grid start'"
+    )]
+    Identity {
+        /// What is wrong with the variable.
+        problem: String,
+    },
+    /// The server's id cannot be used (exit code 2).
+    #[error("{SERVER} names a server that cannot be")]
+    Name(#[source] InvalidName),
+    /// The properties cannot be used (exit code 4).
+    #[error("cannot use the properties of this Blitz")]
+    Properties(#[source] PropertiesError),
+    /// Another process runs this Blitz (exit code 6).
+    #[error("another process runs {server}: it holds the lock {path}")]
+    Running {
+        /// The server.
+        server: ServerId,
+        /// The lock's file.
+        path: PathBuf,
+    },
+    /// The lock cannot be taken (exit code 1).
+    #[error("cannot lock {path}")]
+    Lock {
+        /// The lock's file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The store cannot be used (exit code 1).
+    #[error("cannot use the store of users and sessions")]
+    Store(#[source] StoreError),
+    /// The directory of the sockets cannot be used (exit code 1).
+    #[error("cannot use the directory of the local sockets")]
+    RunDir(#[source] AddressError),
+    /// The socket cannot be listened on (exit code 1).
+    #[error("cannot open the socket of this Blitz")]
+    Listen(#[source] ListenError),
+    /// Signals or the runtime cannot be set up (exit code 1).
+    #[error("cannot set up the process")]
+    Process(#[source] io::Error),
+    /// A later life of this server has taken over; this one has ended without a write (exit code 6).
+    #[error("another process has taken over {server}")]
+    Superseded {
+        /// The server.
+        server: ServerId,
+    },
+    /// The orderly stop could not be written (exit code 1). No session is lost; the next start counts from the last access written.
+    #[error("stopped, but could not write so to the store: {reason}")]
+    Stop {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Runs a built-in Blitz until SIGTERM or SIGINT, in this process and on this thread.
+///
+/// Blocks. An orderly stop closes no session: the next process of the same server id takes them up.
+pub fn run(options: &Options) -> Result<(), BlitzError> {
+    let setup = Setup::of(options, std::env::var_os(SERVER), std::env::var_os(STATE))?;
+    let notify = std::env::var_os("NOTIFY_SOCKET");
+    let stop_pipe = signals().map_err(BlitzError::Process)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(setup.cores)
+        .build()
+        .map_err(BlitzError::Process)?;
+    let served = runtime.block_on(async {
+        let (stop, stopping) = watch::channel(false);
+        let mut pipe = tokio::net::UnixStream::from_std(stop_pipe).map_err(BlitzError::Process)?;
+        let serving = serve(setup, stopping, || ready(notify));
+        tokio::pin!(serving);
+        tokio::select! {
+            // Cancel safe: `serving` is polled on below, and of the pipe only the fact counts that something came.
+            result = &mut serving => return result,
+            _ = tokio::io::AsyncReadExt::read_u8(&mut pipe) => {}
+        }
+        info!("asked to stop");
+        stop.send_replace(true);
+        serving.await
+    });
+    // A password check under way is of no use to anybody any more.
+    runtime.shutdown_background();
+    served
+}
+
+/// What a Blitz has to know to serve.
+#[derive(Debug, Clone)]
+struct Setup {
+    server: ServerId,
+    state: PathBuf,
+    settings: Settings,
+    cores: usize,
+}
+
+impl Setup {
+    fn of(
+        options: &Options,
+        server: Option<OsString>,
+        state: Option<OsString>,
+    ) -> Result<Self, BlitzError> {
+        let (omerodir, server) = identity(server)?;
+        let properties = match &options.ice_config {
+            Some(path) => Properties::read(path).map_err(BlitzError::Properties)?,
+            None => Properties::default(),
+        };
+        Ok(Self {
+            server,
+            state: state
+                .filter(|state| !state.is_empty())
+                .map_or(omerodir, PathBuf::from),
+            settings: Settings::of(&properties).map_err(BlitzError::Properties)?,
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+        })
+    }
+}
+
+/// Splits `OMERODIR/ID/instance`; ids contain no slash.
+fn identity(value: Option<OsString>) -> Result<(PathBuf, ServerId), BlitzError> {
+    let bad = |problem: &str| BlitzError::Identity {
+        problem: problem.to_owned(),
+    };
+    let value = value.ok_or_else(|| bad("it is not set"))?;
+    let value = Path::new(&value);
+    let id = value.parent().ok_or_else(|| bad("it is empty"))?;
+    let omerodir = id
+        .parent()
+        .filter(|dir| dir.is_absolute())
+        .ok_or_else(|| bad("it is not of the form OMERODIR/ID/instance"))?;
+    let name = id
+        .file_name()
+        .and_then(|name| name.to_str())
+        .ok_or_else(|| bad("the server's id is not UTF-8"))?;
+    let server = name.parse().map_err(BlitzError::Name)?;
+    Ok((omerodir.to_owned(), server))
+}
+
+/// Serves until `stop` becomes true; calls `ready` once requests are answered.
+async fn serve(
+    setup: Setup,
+    stop: watch::Receiver<bool>,
+    ready: impl FnOnce(),
+) -> Result<(), BlitzError> {
+    let Setup {
+        server,
+        state,
+        settings,
+        cores,
+    } = setup;
+    let run_dir = RunDir::create(&state).map_err(BlitzError::RunDir)?;
+    let address = run_dir.socket(Address::Blitz(&server));
+    // Held until this function ends; the kernel releases it with the process.
+    let _lock = lock(&server, &state, &address)?;
+    let uuid = Uuid::new_v4().to_string();
+    let mut sqlite = Sqlite::open(&store::path(&state)).map_err(BlitzError::Store)?;
+    let adopted = sqlite
+        .adopt(server.as_str(), &uuid)
+        .map_err(BlitzError::Store)?;
+    let (store, thread) =
+        StoreHandle::spawn(sqlite, adopted.owner.clone()).map_err(BlitzError::Store)?;
+    let clock = Clock::start();
+    let login = Login::new(store.clone(), clock, &settings, cores);
+    let blitz = Blitz::new(Parts {
+        server: server.clone(),
+        uuid,
+        state,
+        settings,
+        clock,
+        store: store.clone(),
+        login,
+    });
+    blitz.resume(adopted).await;
+    let listener = Listener::bind(&address, &[]).map_err(BlitzError::Listen)?;
+    info!(server = %server, path = %address.display(), "serves");
+
+    let mut timers = tokio::task::JoinSet::new();
+    timers.spawn(blitz.clone().run_timers());
+    let (end, ending) = watch::channel(false);
+    let me = Hello::new(Role::Blitz, server.as_str());
+    let serving = listener.serve::<BlitzLink, _>(me, blitz.clone(), ending);
+    tokio::pin!(serving);
+    ready();
+    let superseded = {
+        let (mut stop, mut superseded) = (stop, blitz.superseded());
+        tokio::select! {
+            // Cancel safe: `serving` is polled on below; `wait_for` only reads. An error means that the sender is gone: stop too.
+            () = &mut serving => false,
+            _ = stop.wait_for(|stop| *stop) => false,
+            _ = superseded.wait_for(|superseded| *superseded) => true,
+        }
+    };
+    end.send_replace(true);
+    serving.await;
+    timers.shutdown().await;
+    let stopped = if superseded {
+        Err(BlitzError::Superseded {
+            server: server.clone(),
+        })
+    } else {
+        blitz.stop().await.map_err(|refusal| BlitzError::Stop {
+            reason: refusal.message,
+        })
+    };
+    store.close().await;
+    if thread.join().is_err() {
+        warn!("the thread of the store had failed");
+    }
+    info!(server = %server, "stopped");
+    stopped
+}
+
+/// Takes the lock of a server id, which the kernel releases with the process.
+fn lock(server: &ServerId, state: &Path, address: &Path) -> Result<File, BlitzError> {
+    let name = address.file_name().unwrap_or_default().to_string_lossy();
+    let path = state.join(format!("var/run/{name}.lock"));
+    let fail = |source| BlitzError::Lock {
+        path: path.clone(),
+        source,
+    };
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(fail)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(BlitzError::Running {
+            server: server.clone(),
+            path,
+        }),
+        Err(TryLockError::Error(source)) => Err(fail(source)),
+    }
+}
+
+/// Turns SIGTERM and SIGINT into bytes on a socket.
+fn signals() -> io::Result<UnixStream> {
+    let (read, write) = UnixStream::pair()?;
+    read.set_nonblocking(true)?;
+    signal_hook::low_level::pipe::register(SIGTERM, write.try_clone()?)?;
+    signal_hook::low_level::pipe::register(SIGINT, write)?;
+    Ok(read)
+}
+
+fn ready(socket: Option<OsString>) {
+    if let Some(socket) = socket.filter(|socket| !socket.is_empty())
+        && let Err(error) = notify::send(&socket, "READY=1\n")
+    {
+        warn!(error = %chain(&error), "cannot tell the node that this Blitz is ready");
+    }
+}
+
+#[cfg(test)]
+mod tests;

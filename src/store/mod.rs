@@ -1,1 +1,248 @@
-//! store.
+//! The embedded store: users, and the sessions of each Blitz.
+//!
+//! This module owns the rows, what a write may do to them ([`Store`]), the format of password hashes ([`password`]), and the
+//! thread that commits everything waiting at once ([`StoreHandle`]). It leaves to others who may do what, and when a session
+//! has timed out. [`Sqlite`] is the implementation for one machine.
+//!
+//! Ownership: every row of a session carries the id of the server that owns it and that server's epoch, which grows with each
+//! start. Each write names both; a write that finds another owner changes nothing and says so.
+
+pub mod password;
+
+mod bootstrap;
+mod error;
+mod schema;
+mod sqlite;
+mod writer;
+
+pub use bootstrap::{Bootstrap, ROOT, ROOT_ID, bootstrap, write_private};
+pub use error::StoreError;
+pub use sqlite::Sqlite;
+pub use writer::{CallError, StoreHandle};
+
+use std::path::{Path, PathBuf};
+
+use crate::model::SessionId;
+
+/// Returns the path of the embedded store below the state directory.
+pub fn path(state: &Path) -> PathBuf {
+    state.join("var/grid.db")
+}
+
+/// Returns the path of the file with root's first password below the state directory.
+pub fn root_password_path(state: &Path) -> PathBuf {
+    state.join("var/root-password")
+}
+
+/// What keeps users and sessions. Plain types only: a second implementation speaks to PostgreSQL.
+///
+/// All calls block; [`StoreHandle`] makes them from a thread of their own.
+pub trait Store: Send + 'static {
+    /// Takes a server's sessions: begins a new epoch and returns what the server of the epoch before left open.
+    ///
+    /// The caller holds the kernel lock of the server id, so the owner before is gone.
+    fn adopt(&mut self, server: &str, process: &str) -> Result<Adopted, StoreError>;
+
+    /// Carries out writes in one transaction, in order, and returns what became of each once all are durable.
+    ///
+    /// A write that cannot be done ([`Outcome`] other than done) does not hinder the others; an error means that none was done.
+    fn write(&mut self, owner: &Owner, writes: &[Write]) -> Result<Vec<Outcome>, StoreError>;
+
+    /// Looks a user up by the exact name.
+    fn user(&mut self, name: &str) -> Result<Option<UserRow>, StoreError>;
+
+    /// Returns all users in the order of their ids.
+    fn users(&mut self) -> Result<Vec<UserRow>, StoreError>;
+
+    /// Looks up what became of a session, open or not, whosever it is.
+    fn session(&mut self, uuid: SessionId) -> Result<Option<Found>, StoreError>;
+}
+
+/// Who writes: a server in one of its lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The server's id.
+    pub server: String,
+    /// Counts the server's starts; an older one may not write any more.
+    pub epoch: i64,
+}
+
+/// What a server finds when it takes up its sessions.
+#[derive(Debug)]
+pub struct Adopted {
+    /// Names this life of the server in every write.
+    pub owner: Owner,
+    /// When the life before stopped in good order, milliseconds since 1970; `None` if it did not.
+    pub stopped_ms: Option<u64>,
+    /// The sessions left open.
+    pub sessions: Vec<SessionRow>,
+}
+
+/// A user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserRow {
+    /// The number, which never changes; part of OMERO's salted hashes.
+    pub id: u64,
+    /// The name to log in with.
+    pub name: String,
+    /// The stored hash in one of the forms of [`password`]; `None` if the user cannot log in with a password.
+    pub hash: Option<String>,
+    /// Whether the user may do what administrators may.
+    pub admin: bool,
+}
+
+/// An open session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionRow {
+    /// Its UUID.
+    pub uuid: SessionId,
+    /// Its user's number.
+    pub user_id: u64,
+    /// Its user's name.
+    pub user: String,
+    /// What the client that opened it calls itself.
+    pub agent: String,
+    /// The address of that client.
+    pub ip: String,
+    /// When it was opened, milliseconds since 1970.
+    pub started_ms: u64,
+    /// The last access that was written, milliseconds since 1970.
+    pub last_access_ms: u64,
+    /// Idle limit in milliseconds, 0 for none.
+    pub time_to_idle_ms: u64,
+    /// Life limit in milliseconds, 0 for none.
+    pub time_to_live_ms: u64,
+    /// How often it was opened or joined, less how often it was left.
+    pub references: u32,
+    /// Names its creation, so that repeating it opens no second session.
+    pub token: Option<String>,
+}
+
+/// A session as [`Store::session`] finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The session.
+    pub row: SessionRow,
+    /// The server that owns or owned it.
+    pub server: String,
+    /// Why it ended; `None` while it is open.
+    pub ended: Option<Reason>,
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Somebody closed it.
+    Closed,
+    /// The last who had opened or joined it left.
+    Left,
+    /// It was idle for longer than it may.
+    Idle,
+    /// It lived for as long as it may.
+    Lived,
+}
+
+impl Reason {
+    /// Returns the word in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Left => "left",
+            Self::Idle => "idle",
+            Self::Lived => "live",
+        }
+    }
+
+    /// Parses the word in the store; a word of a newer version counts as closed.
+    pub(crate) fn parse(word: &str) -> Self {
+        match word {
+            "left" => Self::Left,
+            "idle" => Self::Idle,
+            "live" => Self::Lived,
+            _ => Self::Closed,
+        }
+    }
+}
+
+/// One change of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Write {
+    /// Opens a session: [`Outcome::Done`], [`Outcome::TokenUsed`] or [`Outcome::Superseded`].
+    Open(SessionRow),
+    /// Adds a reference: [`Outcome::References`] or [`Outcome::Lost`].
+    Join {
+        /// The session.
+        uuid: SessionId,
+        /// When, milliseconds since 1970: counts as access.
+        at_ms: u64,
+    },
+    /// Takes a reference away and closes the session when none is left: [`Outcome::References`] or [`Outcome::Lost`].
+    Leave {
+        /// The session.
+        uuid: SessionId,
+        /// When, milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// Closes a session: [`Outcome::Done`] or [`Outcome::Lost`].
+    Close {
+        /// The session.
+        uuid: SessionId,
+        /// When, milliseconds since 1970.
+        at_ms: u64,
+        /// Why.
+        reason: Reason,
+    },
+    /// Notes a last access: [`Outcome::Done`] or [`Outcome::Lost`].
+    Access {
+        /// The session.
+        uuid: SessionId,
+        /// When, milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// Notes that the server stopped in good order: [`Outcome::Done`] or [`Outcome::Superseded`].
+    Stopped {
+        /// When, milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// Changes nothing that counts, but proves that the store can be written: [`Outcome::Done`] or [`Outcome::Superseded`].
+    Probe,
+    /// Adds a user: [`Outcome::Done`] or [`Outcome::UserExists`].
+    AddUser {
+        /// The name.
+        name: String,
+        /// The hash.
+        hash: String,
+        /// Whether an administrator.
+        admin: bool,
+        /// When, milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// Sets a user's hash: [`Outcome::Done`] or [`Outcome::NoUser`].
+    SetHash {
+        /// The name.
+        name: String,
+        /// The hash.
+        hash: String,
+        /// When, milliseconds since 1970.
+        at_ms: u64,
+    },
+}
+
+/// What became of one [`Write`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// It is done, and so many references are left; with 0 the session is closed.
+    References(u32),
+    /// The session is not open any more, or another server owns it.
+    Lost,
+    /// The token has been used: for this session.
+    TokenUsed(Box<Found>),
+    /// A later life of the server has taken over; this one may not write any more.
+    Superseded,
+    /// There is a user of that name.
+    UserExists,
+    /// There is no user of that name.
+    NoUser,
+}

@@ -1,0 +1,307 @@
+//! What a Blitz is told: the generated Ice properties file, and the settings in it.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The largest properties file, in bytes.
+const MAX_FILE: u64 = 4 * 1024 * 1024;
+
+/// The longest limit of a session, in milliseconds: a hundred years.
+const MAX_LIMIT_MS: u64 = 100 * 365 * 24 * 3600 * 1000;
+
+/// Properties that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PropertiesError {
+    /// The file cannot be read.
+    #[error("cannot read the properties file {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is absurdly large.
+    #[error("the properties file {path} is larger than {MAX_FILE} bytes")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A value is not what it has to be.
+    #[error("property {name} has the value {value:?}; allowed is {allowed}")]
+    Value {
+        /// The property.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        allowed: &'static str,
+    },
+}
+
+/// The properties of an Ice properties file.
+#[derive(Debug, Default)]
+pub(crate) struct Properties(HashMap<String, String>);
+
+impl Properties {
+    /// Reads a file.
+    pub(crate) fn read(path: &Path) -> Result<Self, PropertiesError> {
+        let read = |source| PropertiesError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let mut text = String::new();
+        fs::File::open(path)
+            .and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text))
+            .map_err(read)?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(PropertiesError::TooLarge {
+                path: path.to_owned(),
+            });
+        }
+        Ok(Self::parse(&text))
+    }
+
+    /// Parses the text of a file: `name=value`, `#` begins a comment, `\` protects `\`, `#`, `=` and a blank, later lines win,
+    /// and an empty value takes the property away.
+    pub(crate) fn parse(text: &str) -> Self {
+        let mut properties = HashMap::new();
+        for (name, value) in text.lines().filter_map(parse_line) {
+            if value.is_empty() {
+                properties.remove(&name);
+            } else {
+                properties.insert(name, value);
+            }
+        }
+        Self(properties)
+    }
+
+    fn milliseconds(&self, name: &'static str, default: u64) -> Result<u64, PropertiesError> {
+        let allowed = "a whole number of milliseconds, at most a hundred years";
+        self.number(name, default, MAX_LIMIT_MS, allowed)
+    }
+
+    fn number(
+        &self,
+        name: &'static str,
+        default: u64,
+        max: u64,
+        allowed: &'static str,
+    ) -> Result<u64, PropertiesError> {
+        let Some(value) = self.0.get(name) else {
+            return Ok(default);
+        };
+        value
+            .parse()
+            .ok()
+            .filter(|number| *number <= max)
+            .ok_or_else(|| PropertiesError::Value {
+                name,
+                value: value.clone(),
+                allowed,
+            })
+    }
+
+    fn boolean(&self, name: &'static str, default: bool) -> Result<bool, PropertiesError> {
+        match self.0.get(name).map(String::as_str) {
+            None => Ok(default),
+            Some("true") => Ok(true),
+            Some("false") => Ok(false),
+            Some(value) => Err(PropertiesError::Value {
+                name,
+                value: value.to_owned(),
+                allowed: "true or false",
+            }),
+        }
+    }
+}
+
+/// The settings of a Blitz (`omero.md` §2.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// `omero.sessions.timeout`: idle limit of a session that asks for none, in milliseconds.
+    pub(crate) idle_ms: u64,
+    /// `omero.sessions.maximum`: life limit of a session that asks for none, in milliseconds; 0 for none.
+    pub(crate) live_ms: u64,
+    /// `omero.sessions.max_user_time_to_idle`: the most to be asked for; 0 for no limit.
+    pub(crate) max_idle_ms: u64,
+    /// `omero.sessions.max_user_time_to_live`: the most to be asked for; 0 for no limit.
+    pub(crate) max_live_ms: u64,
+    /// `omero.security.login_failure_throttle_count`: failures that cost no delay.
+    pub(crate) throttle_count: u32,
+    /// `omero.security.login_failure_throttle_time`: the delay of each further failure.
+    pub(crate) throttle_time: Duration,
+    /// `omero.security.password_required`: whether an empty stored password matches nothing, also for who is no administrator.
+    pub(crate) password_required: bool,
+    /// `omero.security.ignore_case`: whether names are lower-cased at login.
+    pub(crate) ignore_case: bool,
+}
+
+impl Settings {
+    /// Reads the settings; absent ones have OMERO's defaults.
+    pub(crate) fn of(properties: &Properties) -> Result<Self, PropertiesError> {
+        Ok(Self {
+            idle_ms: properties.milliseconds("omero.sessions.timeout", 600_000)?,
+            live_ms: properties.milliseconds("omero.sessions.maximum", 0)?,
+            max_idle_ms: properties
+                .milliseconds("omero.sessions.max_user_time_to_idle", 6_000_000)?,
+            max_live_ms: properties.milliseconds("omero.sessions.max_user_time_to_live", 0)?,
+            throttle_count: properties
+                .number(
+                    "omero.security.login_failure_throttle_count",
+                    1,
+                    u64::from(u32::MAX),
+                    "a whole number",
+                )
+                .map(|count| u32::try_from(count).unwrap_or(u32::MAX))?,
+            throttle_time: properties
+                .number(
+                    "omero.security.login_failure_throttle_time",
+                    3000,
+                    3_600_000,
+                    "a whole number of milliseconds, at most an hour",
+                )
+                .map(Duration::from_millis)?,
+            password_required: properties.boolean("omero.security.password_required", true)?,
+            ignore_case: properties.boolean("omero.security.ignore_case", false)?,
+        })
+    }
+
+    /// Settles what a session may have of the limits it asks for, or says which maximum is in the way.
+    pub(crate) fn limits(
+        &self,
+        idle: Option<u64>,
+        live: Option<u64>,
+    ) -> Result<(u64, u64), String> {
+        limit("idle", idle, self.idle_ms, self.max_idle_ms)
+            .and_then(|idle| Ok((idle, limit("live", live, self.live_ms, self.max_live_ms)?)))
+    }
+}
+
+fn limit(what: &str, wanted: Option<u64>, default: u64, max: u64) -> Result<u64, String> {
+    let Some(wanted) = wanted else {
+        return Ok(default);
+    };
+    // 0 asks for no limit at all, which is more than any maximum.
+    if max > 0 && (wanted == 0 || wanted > max) {
+        let asked = if wanted == 0 {
+            "no limit".to_owned()
+        } else {
+            format!("{wanted} ms")
+        };
+        return Err(format!(
+            "a time to {what} of {asked} is more than omero.sessions.max_user_time_to_{what} allows ({max} ms)"
+        ));
+    }
+    if wanted > MAX_LIMIT_MS {
+        return Err(format!(
+            "a time to {what} of {wanted} ms is more than a hundred years"
+        ));
+    }
+    Ok(wanted)
+}
+
+fn parse_line(line: &str) -> Option<(String, String)> {
+    let mut parts = [String::new(), String::new()];
+    // Blanks count only once something follows them.
+    let mut blanks = String::new();
+    let mut at = 0;
+    let mut chars = line.chars().peekable();
+    while let Some(c) = chars.next() {
+        let part = &mut parts[at];
+        match c {
+            '#' => break,
+            '=' if at == 0 => {
+                at = 1;
+                blanks.clear();
+            }
+            '\\' => {
+                let protected = chars.next_if(|next| matches!(next, '\\' | '#' | '=' | ' '));
+                part.push_str(&std::mem::take(&mut blanks));
+                part.push(protected.unwrap_or('\\'));
+            }
+            ' ' | '\t' | '\r' => {
+                if !part.is_empty() {
+                    blanks.push(c);
+                }
+            }
+            c => {
+                part.push_str(&std::mem::take(&mut blanks));
+                part.push(c);
+            }
+        }
+    }
+    let [name, value] = parts;
+    (at == 1 && !name.is_empty()).then_some((name, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_a_node_generates() {
+        let properties = Properties::parse(
+            "# Node properties\nA=1\n  B = two words \\ # comment\nC=a\\#b\nD=C:\\dir\nE=\\\\\\host\nF\\=G=x=y\nA=\nnothing\n=x\nH=1\r\nH=2\r\n",
+        );
+        let get = |name: &str| properties.0.get(name).map(String::as_str);
+        assert_eq!(get("A"), None, "an empty value takes it away");
+        assert_eq!(get("B"), Some("two words  "), "a protected blank stays");
+        assert_eq!(get("C"), Some("a#b"));
+        assert_eq!(get("D"), Some("C:\\dir"));
+        assert_eq!(get("E"), Some("\\\\host"));
+        assert_eq!(get("F=G"), Some("x=y"));
+        assert_eq!(get("H"), Some("2"), "later lines win");
+        assert_eq!(properties.0.len(), 6);
+    }
+
+    #[test]
+    fn absent_settings_have_omeros_defaults() {
+        let settings = Settings::of(&Properties::default()).unwrap();
+        assert_eq!(settings.limits(None, None), Ok((600_000, 0)));
+        assert_eq!(
+            (settings.throttle_count, settings.throttle_time.as_millis()),
+            (1, 3000)
+        );
+        assert!(settings.password_required);
+    }
+
+    #[test]
+    fn refuses_bad_values_by_name() {
+        for (name, value) in [
+            ("omero.sessions.timeout", "soon"),
+            ("omero.sessions.timeout", "-1"),
+            ("omero.sessions.maximum", "99999999999999999999"),
+            ("omero.security.password_required", "TRUE"),
+            ("omero.security.login_failure_throttle_count", "4294967296"),
+        ] {
+            let error = Settings::of(&Properties::parse(&format!("{name}={value}")))
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains(name) && error.contains(value) && error.contains("allowed"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_idle_maximum_holds_also_without_a_live_maximum() {
+        let settings = Settings::of(&Properties::parse(
+            "omero.sessions.max_user_time_to_idle=1000",
+        ))
+        .unwrap();
+        assert_eq!(settings.limits(Some(1000), Some(0)), Ok((1000, 0)));
+        for idle in [0, 1001] {
+            let refused = settings.limits(Some(idle), None).unwrap_err();
+            assert!(
+                refused.contains("omero.sessions.max_user_time_to_idle"),
+                "{refused}"
+            );
+        }
+        assert!(settings.limits(None, Some(u64::MAX)).is_err());
+    }
+}

@@ -1,0 +1,142 @@
+//! The first start: schema and user `root`, made by the master before any node runs.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rand::RngExt as _;
+use rand::distr::Alphanumeric;
+
+use super::{Sqlite, StoreError, password};
+use crate::model::Secret;
+
+/// The name of the first administrator.
+pub const ROOT: &str = "root";
+
+/// The number of the first administrator, as in OMERO.
+pub const ROOT_ID: u64 = 0;
+
+/// Characters of a random password: 24 of 62 are 142 bits.
+const LENGTH: usize = 24;
+
+/// What a first start has made.
+#[derive(Debug)]
+pub struct Bootstrap {
+    /// The password of user `root`, if this call has made that user; it is also in the file.
+    pub created_root: Option<Secret>,
+}
+
+/// Makes the store at `db` where there is none, and user `root` where there is no user.
+///
+/// The password is random. It is in `root_password` (one line, 0600, synced) before the user exists, so that no kill leaves
+/// a password that nobody knows. Blocks, for tens of milliseconds at a first start.
+pub fn bootstrap(db: &Path, root_password: &Path) -> Result<Bootstrap, StoreError> {
+    if let Some(parent) = db.parent() {
+        fs::create_dir_all(parent).map_err(|source| StoreError::File {
+            path: parent.to_owned(),
+            source,
+        })?;
+    }
+    let mut store = Sqlite::create(db)?;
+    let mut secret = None;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+    let created = store.add_root(now, || {
+        let text: String = rand::rng()
+            .sample_iter(Alphanumeric)
+            .take(LENGTH)
+            .map(char::from)
+            .collect();
+        write_private(root_password, &format!("{text}\n")).map_err(|source| StoreError::File {
+            path: root_password.to_owned(),
+            source,
+        })?;
+        let hash = password::hash(&text).map_err(StoreError::Hash)?;
+        secret = Some(Secret::new(text));
+        Ok(hash)
+    })?;
+    Ok(Bootstrap {
+        created_root: secret.filter(|_| created),
+    })
+}
+
+/// Writes a file that only its owner may read (0600), in place of whatever was there, durably.
+pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let mut making = path.as_os_str().to_owned();
+    making.push(".new");
+    let making = Path::new(&making);
+    match fs::remove_file(making) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(making)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(making, path)?;
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => fs::File::open(parent)?.sync_all(),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::store::Store;
+    use crate::store::password::Verdict;
+
+    #[test]
+    fn makes_root_once_and_says_the_password_in_the_file() {
+        let temp = tempfile::tempdir().unwrap();
+        let (db, file) = (
+            temp.path().join("var/grid.db"),
+            temp.path().join("var/root-password"),
+        );
+        let secret = bootstrap(&db, &file).unwrap().created_root.unwrap();
+        assert_eq!(
+            fs::read_to_string(&file).unwrap(),
+            format!("{}\n", secret.reveal())
+        );
+        for path in [&db, &file] {
+            assert_eq!(
+                fs::metadata(path).unwrap().permissions().mode() & 0o777,
+                0o600,
+                "{path:?}"
+            );
+        }
+        let root = Sqlite::open(&db).unwrap().user("root").unwrap().unwrap();
+        assert_eq!((root.id, root.admin), (0, true));
+        assert_eq!(
+            password::verify(root.hash.as_deref(), 0, secret.reveal(), true),
+            Verdict::Match
+        );
+        fs::remove_file(&file).unwrap();
+        assert!(bootstrap(&db, &file).unwrap().created_root.is_none());
+        assert!(!file.exists(), "a second start changes nothing");
+    }
+
+    #[test]
+    fn no_root_without_its_password_in_the_file() {
+        let temp = tempfile::tempdir().unwrap();
+        let (db, file) = (
+            temp.path().join("grid.db"),
+            temp.path().join("missing/root-password"),
+        );
+        assert!(matches!(
+            bootstrap(&db, &file),
+            Err(StoreError::File { .. })
+        ));
+        assert_eq!(Sqlite::open(&db).unwrap().users().unwrap(), []);
+        let file = temp.path().join("root-password");
+        assert!(bootstrap(&db, &file).unwrap().created_root.is_some());
+    }
+}

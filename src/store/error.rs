@@ -1,0 +1,120 @@
+//! What can go wrong with the embedded store, in words for an administrator.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::ErrorCode;
+
+/// An operation on the embedded store that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is none yet.
+    #[error("there is no store at {path}; the grid's master makes it at its first start")]
+    Missing {
+        /// The store's file.
+        path: PathBuf,
+    },
+    /// The file or its directory cannot be used at all.
+    #[error("cannot use the store {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is damaged, or is no database.
+    #[error(
+        "the store {path} is damaged: {detail}; it was left as it is: put a backup in its place, or move it away to begin with an empty store"
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
+    /// The file is a database of another program.
+    #[error(
+        "the file {path} is a database of another program; move it away or use another --state"
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A newer release has written it.
+    #[error(
+        "the store {path} has schema version {found}, this program knows {known}; use the newer release, or a backup from before it"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// The version found.
+        found: i64,
+        /// The newest known version.
+        known: i64,
+    },
+    /// No room is left on its file system.
+    #[error("cannot {operation}: the file system of the store {path} is full")]
+    Full {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// It may not be written.
+    #[error("cannot {operation}: the store {path} or its directory cannot be written by this user")]
+    ReadOnly {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another process kept it locked for too long.
+    #[error("cannot {operation}: another process has kept the store {path} locked for seconds")]
+    Busy {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// The database reports something else.
+    #[error("cannot {operation} in the store {path}")]
+    Sql {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The database's reason.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A new password cannot be hashed.
+    #[error("cannot hash a password")]
+    Hash(#[source] super::password::HashError),
+    /// The thread of the store cannot be started.
+    #[error("cannot start the thread of the store")]
+    Thread(#[source] io::Error),
+}
+
+impl StoreError {
+    /// Sorts an error of SQLite by what an administrator has to do about it.
+    pub(super) fn of(operation: &'static str, path: &Path, source: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::Full { operation, path },
+            Some(ErrorCode::ReadOnly) => Self::ReadOnly { operation, path },
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                Self::Busy { operation, path }
+            }
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Corrupt {
+                path,
+                detail: source.to_string(),
+            },
+            _ => Self::Sql {
+                operation,
+                path,
+                source,
+            },
+        }
+    }
+}

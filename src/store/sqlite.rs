@@ -1,0 +1,490 @@
+//! The store in one SQLite file: WAL, synced at each commit, one writer at a time.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{
+    Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params,
+};
+
+use super::{
+    Adopted, Found, Outcome, Owner, Reason, SessionRow, Store, StoreError, UserRow, Write, schema,
+};
+use crate::model::SessionId;
+
+/// How long to wait for a lock that another process holds: commits take milliseconds.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// The largest file that is read through at open; of a larger one only the beginning and the tables' heads are.
+const MAX_CHECKED: u64 = 64 * 1024 * 1024;
+
+/// The smallest database of SQLite: one page of the smallest size.
+const MIN_LENGTH: u64 = 512;
+
+/// How long rows of ended sessions are kept, so that a late client learns why.
+const KEEP_CLOSED_MS: u64 = 30 * 24 * 3600 * 1000;
+
+/// How many rows of ended sessions are removed at most by one start.
+const PURGE: i64 = 10_000;
+
+/// The columns of [`SessionRow`], read by [`session_row`].
+const COLUMNS: &str = "s.uuid, s.user_id, u.name, s.agent, s.ip, s.started_ms, s.last_access_ms, s.tti_ms, s.ttl_ms, s.refs, s.token";
+
+/// The embedded store.
+pub struct Sqlite {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Sqlite {
+    /// Opens a store that exists. A damaged, foreign or newer file is refused and left byte for byte as it is.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let length = match fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => {
+                return Err(StoreError::File {
+                    path: path.to_owned(),
+                    source: io::ErrorKind::IsADirectory.into(),
+                });
+            }
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(source) => {
+                return Err(StoreError::File {
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+        };
+        if length == 0 {
+            return Err(StoreError::Missing {
+                path: path.to_owned(),
+            });
+        }
+        if length < MIN_LENGTH {
+            // SQLite itself would take it for an empty database and write over it.
+            return Err(StoreError::Corrupt {
+                path: path.to_owned(),
+                detail: format!("it has only {length} bytes"),
+            });
+        }
+        check(path, length)?;
+        Self::connect(path)
+    }
+
+    /// Opens a store, and makes it (0600) where there is none.
+    pub fn create(path: &Path) -> Result<Self, StoreError> {
+        match Self::open(path) {
+            Err(StoreError::Missing { .. }) => {}
+            other => return other,
+        }
+        // SQLite gives its side files the mode of this one.
+        fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(|source| StoreError::File {
+                path: path.to_owned(),
+                source,
+            })?;
+        Self::connect(path)
+    }
+
+    fn connect(path: &Path) -> Result<Self, StoreError> {
+        let fail = |source| StoreError::of("open the tables", path, source);
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(path, flags).map_err(fail)?;
+        configure(&connection).map_err(fail)?;
+        schema::migrate(&mut connection).map_err(fail)?;
+        Ok(Self {
+            connection,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Adds user `root`, an administrator, if there is no user at all. `prepare` makes the hash, after whatever has to be durable first.
+    ///
+    /// Returns whether the user was added. The store is locked meanwhile.
+    pub(super) fn add_root(
+        &mut self,
+        now_ms: u64,
+        prepare: impl FnOnce() -> Result<String, StoreError>,
+    ) -> Result<bool, StoreError> {
+        let path = self.path.clone();
+        let fail = |source| StoreError::of("add user root", &path, source);
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(fail)?;
+        let users: bool = transaction
+            .query_row("SELECT EXISTS (SELECT 1 FROM user)", [], |row| row.get(0))
+            .map_err(fail)?;
+        if users {
+            return Ok(false);
+        }
+        let hash = prepare()?;
+        transaction
+            .execute(
+                "INSERT INTO user (id, name, hash, admin, changed) VALUES (?1, ?2, ?3, 1, ?4)",
+                params![super::ROOT_ID as i64, super::ROOT, hash, int(now_ms)],
+            )
+            .map_err(fail)?;
+        transaction.commit().map_err(fail)?;
+        Ok(true)
+    }
+}
+
+impl Store for Sqlite {
+    fn adopt(&mut self, server: &str, process: &str) -> Result<Adopted, StoreError> {
+        let path = self.path.clone();
+        let fail = |source| StoreError::of("take up the sessions", &path, source);
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(fail)?;
+        let adopted = adopt(&transaction, server, process, now_ms()).map_err(fail)?;
+        transaction.commit().map_err(fail)?;
+        Ok(adopted)
+    }
+
+    fn write(&mut self, owner: &Owner, writes: &[Write]) -> Result<Vec<Outcome>, StoreError> {
+        let path = self.path.clone();
+        let fail = |source| StoreError::of("write", &path, source);
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(fail)?;
+        let mut outcomes = Vec::with_capacity(writes.len());
+        for write in writes {
+            outcomes.push(apply(&transaction, owner, write).map_err(fail)?);
+        }
+        transaction.commit().map_err(fail)?;
+        Ok(outcomes)
+    }
+
+    fn user(&mut self, name: &str) -> Result<Option<UserRow>, StoreError> {
+        self.connection
+            .prepare_cached("SELECT id, name, hash, admin FROM user WHERE name = ?1")
+            .and_then(|mut query| query.query_row([name], user_row).optional())
+            .map_err(|source| StoreError::of("look up a user", &self.path, source))
+    }
+
+    fn users(&mut self) -> Result<Vec<UserRow>, StoreError> {
+        self.connection
+            .prepare_cached("SELECT id, name, hash, admin FROM user ORDER BY id")
+            .and_then(|mut query| query.query_map([], user_row)?.collect())
+            .map_err(|source| StoreError::of("list the users", &self.path, source))
+    }
+
+    fn session(&mut self, uuid: SessionId) -> Result<Option<Found>, StoreError> {
+        find(&self.connection, "s.uuid", &uuid.reveal())
+            .map_err(|source| StoreError::of("look up a session", &self.path, source))
+    }
+}
+
+/// Looks a file over without changing a byte of it.
+fn check(path: &Path, length: u64) -> Result<(), StoreError> {
+    let fail = |source| StoreError::of("open the file", path, source);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(fail)?;
+    connection.busy_timeout(BUSY).map_err(fail)?;
+    let (application, version) = schema::marks(&connection).map_err(fail)?;
+    let tables: i64 = connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(fail)?;
+    // A file without tables and without a mark is what a kill during the very first start leaves.
+    if application != schema::APPLICATION && (application, tables) != (0, 0) {
+        return Err(StoreError::Foreign {
+            path: path.to_owned(),
+        });
+    }
+    if version > schema::VERSION {
+        return Err(StoreError::Newer {
+            path: path.to_owned(),
+            found: version,
+            known: schema::VERSION,
+        });
+    }
+    if length > MAX_CHECKED {
+        return Ok(());
+    }
+    let verdict: String = connection
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(fail)?;
+    if verdict == "ok" {
+        Ok(())
+    } else {
+        Err(StoreError::Corrupt {
+            path: path.to_owned(),
+            detail: verdict.replace('\n', " "),
+        })
+    }
+}
+
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY)?;
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    // 1 MiB of pages, and no more of the write-ahead log than 4 MiB kept on disk.
+    connection.pragma_update(None, "cache_size", -1024)?;
+    connection.pragma_update_and_check(None, "journal_size_limit", 4 * 1024 * 1024, |_| Ok(()))?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(())
+}
+
+fn adopt(
+    transaction: &Transaction<'_>,
+    server: &str,
+    process: &str,
+    now_ms: u64,
+) -> rusqlite::Result<Adopted> {
+    let before: Option<(i64, Option<i64>)> = transaction
+        .query_row(
+            "SELECT epoch, stopped_ms FROM server WHERE id = ?1",
+            [server],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    let (last_epoch, stopped) = before.unwrap_or((0, None));
+    let epoch = last_epoch + 1;
+    transaction.execute(
+        "INSERT INTO server (id, epoch, process, started_ms, stopped_ms) VALUES (?1, ?2, ?3, ?4, NULL)
+         ON CONFLICT (id) DO UPDATE SET epoch = ?2, process = ?3, started_ms = ?4, stopped_ms = NULL",
+        params![server, epoch, process, int(now_ms)],
+    )?;
+    transaction.execute(
+        "UPDATE session SET epoch = ?2 WHERE server = ?1 AND closed_ms IS NULL",
+        params![server, epoch],
+    )?;
+    transaction.execute(
+        "DELETE FROM session WHERE uuid IN
+         (SELECT uuid FROM session WHERE closed_ms IS NOT NULL AND closed_ms < ?1 LIMIT ?2)",
+        params![int(now_ms.saturating_sub(KEEP_CLOSED_MS)), PURGE],
+    )?;
+    let sessions = transaction
+        .prepare(&format!(
+            "SELECT {COLUMNS} FROM session s JOIN user u ON u.id = s.user_id
+             WHERE s.server = ?1 AND s.closed_ms IS NULL"
+        ))?
+        .query_map([server], session_row)?
+        .collect::<Result<_, _>>()?;
+    Ok(Adopted {
+        owner: Owner {
+            server: server.to_owned(),
+            epoch,
+        },
+        stopped_ms: stopped.map(unsigned),
+        sessions,
+    })
+}
+
+fn apply(transaction: &Transaction<'_>, owner: &Owner, write: &Write) -> rusqlite::Result<Outcome> {
+    const MINE: &str = "uuid = ?1 AND server = ?2 AND epoch = ?3 AND closed_ms IS NULL";
+    let Owner { server, epoch } = owner;
+    let done = |changed: usize, otherwise: Outcome| {
+        if changed == 0 {
+            otherwise
+        } else {
+            Outcome::Done
+        }
+    };
+    match write {
+        Write::Open(row) => open_session(transaction, owner, row),
+        Write::Join { uuid, at_ms } => {
+            let left = transaction
+                .prepare_cached(&format!(
+                    "UPDATE session SET refs = refs + 1, last_access_ms = max(last_access_ms, ?4) WHERE {MINE} RETURNING refs"
+                ))?
+                .query_row(params![uuid.reveal(), server, epoch, int(*at_ms)], references)
+                .optional()?;
+            Ok(left.map_or(Outcome::Lost, Outcome::References))
+        }
+        Write::Leave { uuid, at_ms } => {
+            let left = transaction
+                .prepare_cached(&format!(
+                    "UPDATE session SET refs = max(refs - 1, 0),
+                        closed_ms = CASE WHEN refs <= 1 THEN ?4 END, reason = CASE WHEN refs <= 1 THEN 'left' END
+                     WHERE {MINE} RETURNING refs"
+                ))?
+                .query_row(params![uuid.reveal(), server, epoch, int(*at_ms)], references)
+                .optional()?;
+            Ok(left.map_or(Outcome::Lost, Outcome::References))
+        }
+        Write::Close {
+            uuid,
+            at_ms,
+            reason,
+        } => {
+            let changed = transaction
+                .prepare_cached(&format!(
+                    "UPDATE session SET closed_ms = ?4, reason = ?5 WHERE {MINE}"
+                ))?
+                .execute(params![
+                    uuid.reveal(),
+                    server,
+                    epoch,
+                    int(*at_ms),
+                    reason.as_str()
+                ])?;
+            Ok(done(changed, Outcome::Lost))
+        }
+        Write::Access { uuid, at_ms } => {
+            let changed = transaction
+                .prepare_cached(&format!(
+                    "UPDATE session SET last_access_ms = ?4 WHERE {MINE}"
+                ))?
+                .execute(params![uuid.reveal(), server, epoch, int(*at_ms)])?;
+            Ok(done(changed, Outcome::Lost))
+        }
+        Write::Stopped { at_ms } => {
+            let changed = transaction.execute(
+                "UPDATE server SET stopped_ms = ?3 WHERE id = ?1 AND epoch = ?2",
+                params![server, epoch, int(*at_ms)],
+            )?;
+            Ok(done(changed, Outcome::Superseded))
+        }
+        Write::Probe => {
+            let changed = transaction.execute(
+                "UPDATE server SET probes = probes + 1 WHERE id = ?1 AND epoch = ?2",
+                params![server, epoch],
+            )?;
+            Ok(done(changed, Outcome::Superseded))
+        }
+        Write::AddUser {
+            name,
+            hash,
+            admin,
+            at_ms,
+        } => {
+            // 0 and 1 are OMERO's root and guest.
+            let changed = transaction.execute(
+                "INSERT INTO user (id, name, hash, admin, changed)
+                 VALUES ((SELECT max(2, coalesce(max(id) + 1, 2)) FROM user), ?1, ?2, ?3, ?4)
+                 ON CONFLICT (name) DO NOTHING",
+                params![name, hash, admin, int(*at_ms)],
+            )?;
+            Ok(done(changed, Outcome::UserExists))
+        }
+        Write::SetHash { name, hash, at_ms } => {
+            let changed = transaction.execute(
+                "UPDATE user SET hash = ?2, changed = ?3 WHERE name = ?1",
+                params![name, hash, int(*at_ms)],
+            )?;
+            Ok(done(changed, Outcome::NoUser))
+        }
+    }
+}
+
+fn open_session(
+    transaction: &Transaction<'_>,
+    owner: &Owner,
+    row: &SessionRow,
+) -> rusqlite::Result<Outcome> {
+    if let Some(token) = &row.token
+        && let Some(found) = find(transaction, "s.token", token)?
+    {
+        return Ok(Outcome::TokenUsed(Box::new(found)));
+    }
+    let changed = transaction
+        .prepare_cached(
+            "INSERT INTO session (uuid, user_id, server, epoch, agent, ip, started_ms, last_access_ms, tti_ms, ttl_ms, refs, token)
+             SELECT ?1, ?2, id, epoch, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12 FROM server WHERE id = ?3 AND epoch = ?4",
+        )?
+        .execute(params![
+            row.uuid.reveal(),
+            int(row.user_id),
+            owner.server,
+            owner.epoch,
+            row.agent,
+            row.ip,
+            int(row.started_ms),
+            int(row.last_access_ms),
+            int(row.time_to_idle_ms),
+            int(row.time_to_live_ms),
+            row.references,
+            row.token,
+        ])?;
+    Ok(if changed == 0 {
+        Outcome::Superseded
+    } else {
+        Outcome::Done
+    })
+}
+
+fn find(connection: &Connection, column: &str, key: &str) -> rusqlite::Result<Option<Found>> {
+    connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS}, s.server, s.closed_ms, s.reason FROM session s JOIN user u ON u.id = s.user_id WHERE {column} = ?1"
+        ))?
+        .query_row([key], |row| {
+            let closed: Option<i64> = row.get(12)?;
+            let reason: Option<String> = row.get(13)?;
+            Ok(Found {
+                row: session_row(row)?,
+                server: row.get(11)?,
+                ended: closed.map(|_| Reason::parse(reason.as_deref().unwrap_or_default())),
+            })
+        })
+        .optional()
+}
+
+fn user_row(row: &Row<'_>) -> rusqlite::Result<UserRow> {
+    Ok(UserRow {
+        id: unsigned(row.get(0)?),
+        name: row.get(1)?,
+        hash: row.get(2)?,
+        admin: row.get(3)?,
+    })
+}
+
+fn session_row(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
+    let uuid: String = row.get(0)?;
+    let uuid = SessionId::parse(&uuid).ok_or_else(|| {
+        rusqlite::Error::FromSqlConversionFailure(
+            0,
+            rusqlite::types::Type::Text,
+            "a session whose UUID is none".into(),
+        )
+    })?;
+    Ok(SessionRow {
+        uuid,
+        user_id: unsigned(row.get(1)?),
+        user: row.get(2)?,
+        agent: row.get(3)?,
+        ip: row.get(4)?,
+        started_ms: unsigned(row.get(5)?),
+        last_access_ms: unsigned(row.get(6)?),
+        time_to_idle_ms: unsigned(row.get(7)?),
+        time_to_live_ms: unsigned(row.get(8)?),
+        references: row.get(9)?,
+        token: row.get(10)?,
+    })
+}
+
+fn references(row: &Row<'_>) -> rusqlite::Result<u32> {
+    row.get(0)
+}
+
+/// SQLite's integers are signed; ours never reach the difference.
+fn int(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+fn now_ms() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+#[path = "sqlite_tests.rs"]
+mod tests;

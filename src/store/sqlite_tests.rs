@@ -1,0 +1,311 @@
+use super::*;
+use crate::store::{ROOT, StoreHandle};
+
+fn made(dir: &Path) -> Sqlite {
+    let mut store = Sqlite::create(&dir.join("grid.db")).unwrap();
+    store.add_root(1, || Ok("hash".to_owned())).unwrap();
+    store
+}
+
+fn session(token: Option<&str>) -> SessionRow {
+    SessionRow {
+        uuid: SessionId::random(),
+        user_id: 0,
+        user: ROOT.to_owned(),
+        agent: "test".to_owned(),
+        ip: "127.0.0.1".to_owned(),
+        started_ms: 1000,
+        last_access_ms: 1000,
+        time_to_idle_ms: 600_000,
+        time_to_live_ms: 0,
+        references: 1,
+        token: token.map(str::to_owned),
+    }
+}
+
+fn one(store: &mut Sqlite, owner: &Owner, write: Write) -> Outcome {
+    store.write(owner, &[write]).unwrap().remove(0)
+}
+
+#[test]
+fn sessions_are_there_for_the_next_life_of_their_server_only() {
+    let temp = tempfile::tempdir().unwrap();
+    let row = session(Some("t"));
+    let first = {
+        let mut store = made(temp.path());
+        let first = store.adopt("Blitz-0", "a").unwrap();
+        assert_eq!(first.sessions, []);
+        assert_eq!(
+            one(&mut store, &first.owner, Write::Open(row.clone())),
+            Outcome::Done
+        );
+        assert_eq!(
+            one(&mut store, &first.owner, Write::Stopped { at_ms: 5000 }),
+            Outcome::Done
+        );
+        first.owner
+    };
+    let mut store = Sqlite::open(&temp.path().join("grid.db")).unwrap();
+    assert_eq!(store.adopt("Blitz-1", "b").unwrap().sessions, []);
+    let second = store.adopt("Blitz-0", "c").unwrap();
+    assert_eq!(second.sessions, vec![row.clone()]);
+    assert_eq!(second.stopped_ms, Some(5000));
+    assert_eq!(second.owner.epoch, first.epoch + 1);
+    let third = store.adopt("Blitz-0", "d").unwrap();
+    assert_eq!(
+        third.stopped_ms, None,
+        "the second life did not stop in good order"
+    );
+}
+
+#[test]
+fn an_older_life_may_not_write() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = made(temp.path());
+    let old = store.adopt("Blitz-0", "a").unwrap().owner;
+    let row = session(None);
+    one(&mut store, &old, Write::Open(row.clone()));
+    let new = store.adopt("Blitz-0", "b").unwrap().owner;
+    let uuid = row.uuid;
+    let reason = Reason::Closed;
+    for (write, outcome) in [
+        (Write::Open(session(None)), Outcome::Superseded),
+        (Write::Join { uuid, at_ms: 2 }, Outcome::Lost),
+        (Write::Leave { uuid, at_ms: 2 }, Outcome::Lost),
+        (
+            Write::Close {
+                uuid,
+                at_ms: 2,
+                reason,
+            },
+            Outcome::Lost,
+        ),
+        (Write::Access { uuid, at_ms: 2 }, Outcome::Lost),
+        (Write::Stopped { at_ms: 2 }, Outcome::Superseded),
+        (Write::Probe, Outcome::Superseded),
+    ] {
+        assert_eq!(one(&mut store, &old, write.clone()), outcome, "{write:?}");
+    }
+    assert_eq!(
+        one(&mut store, &new, Write::Join { uuid, at_ms: 2 }),
+        Outcome::References(2)
+    );
+    assert_eq!(store.adopt("Blitz-0", "c").unwrap().sessions.len(), 1);
+}
+
+#[test]
+fn the_last_who_leaves_closes() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = made(temp.path());
+    let owner = store.adopt("Blitz-0", "a").unwrap().owner;
+    let row = session(None);
+    let uuid = row.uuid;
+    let outcomes = store
+        .write(
+            &owner,
+            &[
+                Write::Open(row),
+                Write::Join { uuid, at_ms: 2000 },
+                Write::Leave { uuid, at_ms: 3000 },
+                Write::Leave { uuid, at_ms: 4000 },
+                Write::Leave { uuid, at_ms: 5000 },
+            ],
+        )
+        .unwrap();
+    assert_eq!(
+        outcomes,
+        [
+            Outcome::Done,
+            Outcome::References(2),
+            Outcome::References(1),
+            Outcome::References(0),
+            Outcome::Lost
+        ]
+    );
+    let found = store.session(uuid).unwrap().unwrap();
+    assert_eq!(
+        (found.ended, found.server.as_str()),
+        (Some(Reason::Left), "Blitz-0")
+    );
+    assert_eq!(found.row.last_access_ms, 2000);
+    assert_eq!(store.session(SessionId::random()).unwrap(), None);
+}
+
+#[test]
+fn a_token_opens_one_session_and_does_not_hinder_the_rest_of_the_batch() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = made(temp.path());
+    let owner = store.adopt("Blitz-0", "a").unwrap().owner;
+    let (first, again, other) = (session(Some("t")), session(Some("t")), session(None));
+    let outcomes = store
+        .write(
+            &owner,
+            &[
+                Write::Open(first.clone()),
+                Write::Open(again),
+                Write::Open(other),
+            ],
+        )
+        .unwrap();
+    let Outcome::TokenUsed(found) = &outcomes[1] else {
+        panic!("{outcomes:?}");
+    };
+    assert_eq!((found.row.uuid, found.ended), (first.uuid, None));
+    assert_eq!(outcomes[2], Outcome::Done);
+    assert_eq!(store.adopt("Blitz-0", "b").unwrap().sessions.len(), 2);
+}
+
+#[test]
+fn users_are_added_once_and_begin_after_omeros_own() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = made(temp.path());
+    let owner = store.adopt("Blitz-0", "a").unwrap().owner;
+    let add = |name: &str| Write::AddUser {
+        name: name.to_owned(),
+        hash: "h".to_owned(),
+        admin: false,
+        at_ms: 1,
+    };
+    assert_eq!(one(&mut store, &owner, add("ann")), Outcome::Done);
+    assert_eq!(one(&mut store, &owner, add("ann")), Outcome::UserExists);
+    assert_eq!(one(&mut store, &owner, add("Ann")), Outcome::Done);
+    let ids: Vec<u64> = store.users().unwrap().iter().map(|u| u.id).collect();
+    assert_eq!(ids, [0, 2, 3]);
+    let set = |name: &str| Write::SetHash {
+        name: name.to_owned(),
+        hash: "new".to_owned(),
+        at_ms: 2,
+    };
+    assert_eq!(one(&mut store, &owner, set("ann")), Outcome::Done);
+    assert_eq!(one(&mut store, &owner, set("nobody")), Outcome::NoUser);
+    assert_eq!(
+        store.user("ann").unwrap().unwrap().hash.as_deref(),
+        Some("new")
+    );
+}
+
+#[test]
+fn refuses_what_is_no_database_and_keeps_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("grid.db");
+    for bytes in [
+        &b"no database at all, but long enough to look like one\n".repeat(100)[..],
+        b"x",
+    ] {
+        fs::write(&path, bytes).unwrap();
+        for result in [Sqlite::open(&path), Sqlite::create(&path)] {
+            let error = result.err().unwrap();
+            assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+        }
+        assert_eq!(fs::read(&path).unwrap(), bytes);
+    }
+}
+
+#[test]
+fn refuses_a_damaged_store_and_keeps_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("grid.db");
+    {
+        let mut store = made(temp.path());
+        let owner = store.adopt("Blitz-0", "a").unwrap().owner;
+        let rows: Vec<Write> = (0..500).map(|_| Write::Open(session(None))).collect();
+        store.write(&owner, &rows).unwrap();
+    }
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 6000].fill(0x5a);
+    fs::write(&path, &bytes).unwrap();
+    let error = Sqlite::create(&path).err().unwrap();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+    assert!(fs::read(&path).unwrap() == bytes, "the file was changed");
+}
+
+#[test]
+fn refuses_another_programs_database_a_newer_one_and_none() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("grid.db");
+    assert!(matches!(
+        Sqlite::open(&path).err().unwrap(),
+        StoreError::Missing { .. }
+    ));
+    assert!(!path.exists());
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("CREATE TABLE t (x)").unwrap();
+    drop(other);
+    assert!(matches!(
+        Sqlite::create(&path).err().unwrap(),
+        StoreError::Foreign { .. }
+    ));
+    fs::remove_file(&path).unwrap();
+    drop(made(temp.path()));
+    let newer = Connection::open(&path).unwrap();
+    newer.execute_batch("PRAGMA user_version = 99").unwrap();
+    drop(newer);
+    let error = Sqlite::open(&path).err().unwrap();
+    assert!(
+        matches!(error, StoreError::Newer { found: 99, .. }),
+        "{error}"
+    );
+    assert!(matches!(
+        Sqlite::open(temp.path()).err().unwrap(),
+        StoreError::File { .. }
+    ));
+}
+
+#[test]
+fn a_full_file_system_refuses_the_batch_and_nothing_else() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = made(temp.path());
+    let owner = store.adopt("Blitz-0", "a").unwrap().owner;
+    // As many pages as there are: the next one meets the same error as on a full file system.
+    let pages: i64 = store
+        .connection
+        .query_row("PRAGMA page_count", [], |row| row.get(0))
+        .unwrap();
+    let limit = |store: &Sqlite, pages: i64| {
+        store
+            .connection
+            .pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
+            .unwrap();
+    };
+    limit(&store, pages);
+    let many: Vec<Write> = (0..1000).map(|_| Write::Open(session(None))).collect();
+    let error = store.write(&owner, &many).unwrap_err();
+    assert!(matches!(error, StoreError::Full { .. }), "{error}");
+    limit(&store, 1_000_000);
+    assert_eq!(
+        store.adopt("Blitz-0", "b").unwrap().sessions,
+        [],
+        "all or nothing"
+    );
+}
+
+#[tokio::test]
+async fn everybody_who_waits_is_answered_by_what_was_asked() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = made(temp.path());
+    let owner = store.adopt("Blitz-0", "a").unwrap().owner;
+    let (handle, thread) = StoreHandle::spawn(store, owner).unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..200_u32 {
+        let handle = handle.clone();
+        tasks.spawn(async move {
+            let row = session(None);
+            let uuid = row.uuid;
+            let mut writes = vec![Write::Open(row)];
+            writes.extend((0..n % 3).map(|_| Write::Join { uuid, at_ms: 2 }));
+            let outcomes = handle.write(writes).await.unwrap();
+            let expected: Vec<Outcome> = std::iter::once(Outcome::Done)
+                .chain((0..n % 3).map(|k| Outcome::References(k + 2)))
+                .collect();
+            assert_eq!(outcomes, expected);
+            let found = handle.session(uuid).await.unwrap().unwrap();
+            assert_eq!(found.row.references, n % 3 + 1);
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    drop(handle);
+    thread.join().unwrap();
+}
