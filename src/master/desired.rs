@@ -56,7 +56,10 @@ pub(crate) struct Wish {
 
 impl Default for Wish {
     fn default() -> Self {
-        Self { goal: Goal::Mode, enabled: true }
+        Self {
+            goal: Goal::Mode,
+            enabled: true,
+        }
     }
 }
 
@@ -103,12 +106,17 @@ impl Desired {
         self.generation += 1;
         match change {
             Change::Application(deployed) => {
-                self.applications.insert(deployed.deployment.application.clone(), *deployed);
+                self.applications
+                    .insert(deployed.deployment.application.clone(), *deployed);
             }
             Change::Selection(selection) => self.selection = selection,
             Change::Node(node, switch) => set(&mut self.nodes, node, switch),
             Change::Server(server, wish) => {
-                set(&mut self.servers, server, (wish != Wish::default()).then_some(wish));
+                set(
+                    &mut self.servers,
+                    server,
+                    (wish != Wish::default()).then_some(wish),
+                );
             }
             Change::Held(server, held) => set(&mut self.held, server, held.map(|held| *held)),
         }
@@ -123,13 +131,22 @@ impl Desired {
 
     /// Returns every node that is deployed, or that still runs a server with an older definition.
     pub(crate) fn all_nodes(&self) -> BTreeSet<&NodeName> {
-        let deployed = self.applications.values().flat_map(|a| a.deployment.nodes.keys());
-        deployed.chain(self.held.values().map(|held| &held.placed.node)).collect()
+        let deployed = self
+            .applications
+            .values()
+            .flat_map(|a| a.deployment.nodes.keys());
+        deployed
+            .chain(self.held.values().map(|held| &held.placed.node))
+            .collect()
     }
 
     /// Returns whether `start` starts the node only when it is named.
     pub(crate) fn is_manual(&self, node: &NodeName) -> bool {
-        let mut placements = self.applications.values().filter_map(|a| a.deployment.nodes.get(node)).peekable();
+        let mut placements = self
+            .applications
+            .values()
+            .filter_map(|a| a.deployment.nodes.get(node))
+            .peekable();
         placements.peek().is_some() && placements.all(|placement| placement.is_manual())
     }
 
@@ -152,17 +169,27 @@ impl Desired {
     /// Returns every server with its application and the definition it has to run with now.
     pub(crate) fn placed(&self) -> impl Iterator<Item = (&ServerId, &str, &PlacedServer)> {
         let deployed = self.applications.iter().flat_map(|(name, a)| {
-            a.deployment.servers.iter().map(move |(id, placed)| (id, name.as_str(), placed))
+            a.deployment
+                .servers
+                .iter()
+                .map(move |(id, placed)| (id, name.as_str(), placed))
         });
         let deployed = deployed.filter(|(id, ..)| !self.held.contains_key(id));
-        deployed.chain(self.held.iter().map(|(id, held)| (id, held.application.as_str(), &held.placed)))
+        deployed.chain(
+            self.held
+                .iter()
+                .map(|(id, held)| (id, held.application.as_str(), &held.placed)),
+        )
     }
 
     /// Returns the definition that a server has to run with now.
     pub(crate) fn server(&self, id: &ServerId) -> Option<&PlacedServer> {
         match self.held.get(id) {
             Some(held) => Some(&held.placed),
-            None => self.applications.values().find_map(|a| a.deployment.servers.get(id)),
+            None => self
+                .applications
+                .values()
+                .find_map(|a| a.deployment.servers.get(id)),
         }
     }
 
@@ -183,7 +210,10 @@ impl Desired {
             })
             .collect();
         servers.sort_by(|a, b| a.id.cmp(&b.id));
-        Assignment { generation: self.generation, servers }
+        Assignment {
+            generation: self.generation,
+            servers,
+        }
     }
 }
 

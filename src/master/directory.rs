@@ -46,7 +46,12 @@ impl Directory {
     /// Returns the sessions whose UUID begins with `prefix`: at most two, which is enough to tell that it is ambiguous.
     pub(crate) fn with_prefix(&self, prefix: &str) -> Vec<SessionId> {
         let prefix = prefix.to_ascii_lowercase();
-        self.owners.keys().filter(|id| id.reveal().starts_with(&prefix)).take(2).copied().collect()
+        self.owners
+            .keys()
+            .filter(|id| id.reveal().starts_with(&prefix))
+            .take(2)
+            .copied()
+            .collect()
     }
 
     fn number(&mut self, server: &ServerId) -> u32 {

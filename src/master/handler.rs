@@ -8,10 +8,12 @@ use tokio::sync::{mpsc, oneshot};
 use super::core::{Command, wait_for};
 use super::shared::{NodeHandle, Shared, Snapshot};
 use crate::ipc::message::blitz::{self, Authority, Target};
-use crate::ipc::message::client::{ClientLink, Placed, Reply, Request, ServerAction, SessionCursor};
+use crate::ipc::message::client::{
+    ClientLink, Placed, Reply, Request, ServerAction, SessionCursor,
+};
 use crate::ipc::message::node::{self, Action, ServerReport};
 use crate::ipc::{CallError, Handler, Peer, Refusal, RefusalKind};
-use crate::model::{Accepting, Activation, NodeName, NodeState, ServerId, ServerState, SessionId};
+use crate::model::{Accepting, Activation, NodeName, ServerId, ServerState, SessionId};
 use crate::telemetry::chain;
 
 /// The most sessions in one page.
@@ -34,29 +36,56 @@ impl Handler<ClientLink> for ClientHandler {
         let uid = peer.uid;
         match request {
             Request::Status { after, wait_ms } => Ok(self.status(after, wait_ms).await),
-            Request::Deploy { source, dry_run, mode } => {
-                self.command(|answer| Command::Deploy { source, dry_run, mode, uid, answer }).await.map(Reply::Deployed)
-            }
+            Request::Deploy {
+                source,
+                dry_run,
+                mode,
+            } => self
+                .command(|answer| Command::Deploy {
+                    source,
+                    dry_run,
+                    mode,
+                    uid,
+                    answer,
+                })
+                .await
+                .map(Reply::Deployed),
             Request::Reload => {
-                let reports = self.command(|answer| Command::Reload { uid, answer }).await?;
+                let reports = self
+                    .command(|answer| Command::Reload { uid, answer })
+                    .await?;
                 Ok(Reply::Reloaded { reports })
             }
             Request::Node { node, action } => {
-                self.command(|answer| Command::Node { node, action, uid, answer }).await?;
+                self.command(|answer| Command::Node {
+                    node,
+                    action,
+                    uid,
+                    answer,
+                })
+                .await?;
                 Ok(Reply::Accepted)
             }
-            Request::Server { server, action, wait_ms } => self.server(server, action, wait_ms, uid).await,
+            Request::Server {
+                server,
+                action,
+                wait_ms,
+            } => self.server(server, action, wait_ms, uid).await,
             Request::Stop => {
                 self.command(|answer| Command::Stop { uid, answer }).await?;
                 Ok(Reply::Accepted)
             }
-            Request::CreateSession { create, via } => self.create(create, via).await.map(Reply::Placed),
+            Request::CreateSession { create, via } => {
+                self.create(create, via).await.map(Reply::Placed)
+            }
             Request::JoinSession { session } => self.join(session).await.map(Reply::Placed),
             Request::ListSessions { cursor, limit } => self.list(cursor, limit).await,
             Request::CloseSession { target, authority } => self.close(target, authority).await,
             Request::Blitz { request } => {
                 let server = self.any_blitz()?;
-                self.ask(&server, *request).await.map(|reply| Reply::Blitz(Box::new(reply)))
+                self.ask(&server, *request)
+                    .await
+                    .map(|reply| Reply::Blitz(Box::new(reply)))
             }
         }
     }
@@ -69,18 +98,26 @@ impl ClientHandler {
     ) -> Result<T, Refusal> {
         let stopping = || Refusal::new(RefusalKind::Refused, "the grid is stopping");
         let (answer, answered) = oneshot::channel();
-        self.commands.send(make(answer)).await.map_err(|_| stopping())?;
+        self.commands
+            .send(make(answer))
+            .await
+            .map_err(|_| stopping())?;
         answered.await.map_err(|_| stopping())?
     }
 
     async fn status(&self, after: Option<u64>, wait_ms: u64) -> Reply {
         let limit = Duration::from_millis(wait_ms);
         let snapshot = match after {
-            Some(after) => wait_for(&self.shared, limit, |snapshot| snapshot.revision != after).await,
+            Some(after) => {
+                wait_for(&self.shared, limit, |snapshot| snapshot.revision != after).await
+            }
             None => None,
         };
         let Snapshot { revision, status } = snapshot.unwrap_or_else(|| self.shared.now());
-        Reply::Status { revision, status: Box::new((*status).clone()) }
+        Reply::Status {
+            revision,
+            status: Box::new((*status).clone()),
+        }
     }
 
     async fn server(
@@ -91,22 +128,38 @@ impl ClientHandler {
         uid: u32,
     ) -> Result<Reply, Refusal> {
         let id = server.clone();
-        let (node, generation) =
-            self.command(|answer| Command::Server { server: id, action, uid, answer }).await?;
+        let (node, generation) = self
+            .command(|answer| Command::Server {
+                server: id,
+                action,
+                uid,
+                answer,
+            })
+            .await?;
         let handle = self.shared.link(&node);
         match (action, handle) {
             (ServerAction::Act { action }, Some(handle)) => {
                 self.told(&node, &handle, generation).await?;
-                let request = node::Request::Act { server, action, wait_ms };
+                let request = node::Request::Act {
+                    server,
+                    action,
+                    wait_ms,
+                };
                 match handle.client.call(&request).await {
                     Ok(node::Reply::Server(report)) => Ok(Reply::Server(report)),
                     Ok(_) => Err(strange()),
                     Err(error) => Err(lost(&node, error)),
                 }
             }
-            (ServerAction::Act { action: Action::Signal { .. } }, None) => {
-                Err(Refusal::new(RefusalKind::NotFound, format!("server {server} does not run: its node {node} is down")))
-            }
+            (
+                ServerAction::Act {
+                    action: Action::Signal { .. },
+                },
+                None,
+            ) => Err(Refusal::new(
+                RefusalKind::NotFound,
+                format!("server {server} does not run: its node {node} is down"),
+            )),
             // Noted for when the node is there again, or nothing to wait for.
             (_, Some(handle)) => {
                 self.told(&node, &handle, generation).await?;
@@ -117,37 +170,57 @@ impl ClientHandler {
     }
 
     /// Waits until a node has been told what the core decided.
-    async fn told(&self, node: &NodeName, handle: &NodeHandle, generation: u64) -> Result<(), Refusal> {
+    async fn told(
+        &self,
+        node: &NodeName,
+        handle: &NodeHandle,
+        generation: u64,
+    ) -> Result<(), Refusal> {
         let mut configured = handle.configured.clone();
-        // An order that changes nothing for a node is not sent; what it has been told then is as good.
-        let snapshot = self.shared.now();
-        if snapshot.status.nodes.iter().any(|n| n.name == *node && n.state == NodeState::Up) && *configured.borrow() >= generation {
-            return Ok(());
-        }
         let told = configured.wait_for(|told| *told >= generation);
         match tokio::time::timeout(WAIT_FOR_NODE, told).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(lost(node, CallError::Lost)),
-            Err(_) => Err(Refusal::new(RefusalKind::TimedOut, format!("node {node} does not answer"))),
+            Err(_) => Err(Refusal::new(
+                RefusalKind::TimedOut,
+                format!("node {node} does not answer"),
+            )),
         }
     }
 
     fn report(&self, server: &ServerId) -> Result<Reply, Refusal> {
         let snapshot = self.shared.now();
-        let found = snapshot.status.nodes.iter().flat_map(|node| &node.servers).find(|report| report.id == *server);
-        found.map(|report| Reply::Server(Box::new(report.clone()))).ok_or_else(|| no_server(server))
+        let found = snapshot
+            .status
+            .nodes
+            .iter()
+            .flat_map(|node| &node.servers)
+            .find(|report| report.id == *server);
+        found
+            .map(|report| Reply::Server(Box::new(report.clone())))
+            .ok_or_else(|| no_server(server))
     }
 
     /// Passes a request on to a Blitz through its node.
-    async fn ask(&self, server: &ServerId, request: blitz::Request) -> Result<blitz::Reply, Refusal> {
+    async fn ask(
+        &self,
+        server: &ServerId,
+        request: blitz::Request,
+    ) -> Result<blitz::Reply, Refusal> {
         let snapshot = self.shared.now();
         let node = snapshot.node_of(server).ok_or_else(|| no_server(server))?;
         let down = || {
-            Refusal::new(RefusalKind::NotFound, format!("node {node} of server {server} is not up"))
-                .hint(format!("omero-grid node {node} start"))
+            Refusal::new(
+                RefusalKind::NotFound,
+                format!("node {node} of server {server} is not up"),
+            )
+            .hint(format!("omero-grid node {node} start"))
         };
         let handle = self.shared.link(node).ok_or_else(down)?;
-        let request = node::Request::Blitz { server: server.clone(), request: Box::new(request) };
+        let request = node::Request::Blitz {
+            server: server.clone(),
+            request: Box::new(request),
+        };
         match handle.client.call(&request).await {
             Ok(node::Reply::Blitz(reply)) => Ok(*reply),
             Ok(_) => Err(strange()),
@@ -157,17 +230,33 @@ impl ClientHandler {
 
     fn place(&self, server: ServerId, session: blitz::Session) -> Result<Placed, Refusal> {
         let snapshot = self.shared.now();
-        let node = snapshot.node_of(&server).cloned().ok_or_else(|| no_server(&server))?;
-        Ok(Placed { session, server, node })
+        let node = snapshot
+            .node_of(&server)
+            .cloned()
+            .ok_or_else(|| no_server(&server))?;
+        Ok(Placed {
+            session,
+            server,
+            node,
+        })
     }
 
-    async fn create(&self, create: blitz::Create, via: Option<ServerId>) -> Result<Placed, Refusal> {
+    async fn create(
+        &self,
+        create: blitz::Create,
+        via: Option<ServerId>,
+    ) -> Result<Placed, Refusal> {
         let server = match via {
             Some(server) => {
                 let snapshot = self.shared.now();
-                let report = reports(&snapshot).find(|report| report.id == server).ok_or_else(|| no_server(&server))?;
+                let report = reports(&snapshot)
+                    .find(|report| report.id == server)
+                    .ok_or_else(|| no_server(&server))?;
                 if !report.is_builtin_blitz {
-                    return Err(Refusal::new(RefusalKind::Refused, format!("server {server} is no built-in Blitz")));
+                    return Err(Refusal::new(
+                        RefusalKind::Refused,
+                        format!("server {server} is no built-in Blitz"),
+                    ));
                 }
                 server
             }
@@ -184,33 +273,59 @@ impl ClientHandler {
         if let Some(server) = least_loaded(&self.shared.now()) {
             return Ok(server);
         }
-        let snapshot = self.shared.now();
-        let mut blitzes = reports(&snapshot).filter(|report| report.is_builtin_blitz).peekable();
-        if blitzes.peek().is_none() {
-            return Err(Refusal::new(RefusalKind::NotFound, "this grid has no Blitz that holds sessions")
-                .hint("deploy a descriptor with one; descriptors/default.xml shows how"));
-        }
-        let demanded = |report: &&ServerReport| {
-            report.activation == Activation::OnDemand && report.enabled && report.state == ServerState::Inactive
-        };
-        if let Some(report) = blitzes.find(demanded) {
-            let action = ServerAction::Act { action: Action::Start };
+        if let Some(server) = self.blitz_on_demand()? {
+            let action = ServerAction::Act {
+                action: Action::Start,
+            };
             // The allocation is the demand; who asked for it is the grid itself.
-            self.server(report.id.clone(), action, WAIT_FOR_BLITZ.as_millis() as u64, nix::unistd::geteuid().as_raw())
-                .await?;
+            self.server(
+                server,
+                action,
+                WAIT_FOR_BLITZ.as_millis() as u64,
+                nix::unistd::geteuid().as_raw(),
+            )
+            .await?;
         }
-        wait_for(&self.shared, WAIT_FOR_BLITZ, |snapshot| least_loaded(snapshot).is_some())
-            .await
-            .and_then(|snapshot| least_loaded(&snapshot))
-            .ok_or_else(|| {
-                Refusal::new(RefusalKind::TimedOut, format!("no Blitz accepted a session within {WAIT_FOR_BLITZ:?}"))
-                    .hint("`omero-grid status` says why; then try again")
-            })
+        wait_for(&self.shared, WAIT_FOR_BLITZ, |snapshot| {
+            least_loaded(snapshot).is_some()
+        })
+        .await
+        .and_then(|snapshot| least_loaded(&snapshot))
+        .ok_or_else(|| {
+            Refusal::new(
+                RefusalKind::TimedOut,
+                format!("no Blitz accepted a session within {WAIT_FOR_BLITZ:?}"),
+            )
+            .hint("`omero-grid status` says why; then try again")
+        })
+    }
+
+    /// Returns an inactive Blitz that is started on demand, if there is one; refuses if there is no Blitz at all.
+    fn blitz_on_demand(&self) -> Result<Option<ServerId>, Refusal> {
+        let snapshot = self.shared.now();
+        let mut blitzes = reports(&snapshot)
+            .filter(|report| report.is_builtin_blitz)
+            .peekable();
+        if blitzes.peek().is_none() {
+            return Err(Refusal::new(
+                RefusalKind::NotFound,
+                "this grid has no Blitz that holds sessions",
+            )
+            .hint("deploy a descriptor with one; descriptors/default.xml shows how"));
+        }
+        Ok(blitzes
+            .find(|report| on_demand(report))
+            .map(|report| report.id.clone()))
     }
 
     fn owner(&self, session: SessionId) -> Result<ServerId, Refusal> {
         let owner = self.shared.directory().owner(session).cloned();
-        owner.ok_or_else(|| Refusal::new(RefusalKind::NotFound, format!("there is no open session {session}")))
+        owner.ok_or_else(|| {
+            Refusal::new(
+                RefusalKind::NotFound,
+                format!("there is no open session {session}"),
+            )
+        })
     }
 
     async fn join(&self, session: SessionId) -> Result<Placed, Refusal> {
@@ -229,52 +344,92 @@ impl ClientHandler {
                 match found.as_slice() {
                     [one] => *one,
                     [] => {
-                        return Err(Refusal::new(RefusalKind::NotFound, format!("there is no open session {prefix}…")));
+                        return Err(Refusal::new(
+                            RefusalKind::NotFound,
+                            format!("there is no open session {prefix}…"),
+                        ));
                     }
                     _ => {
-                        return Err(Refusal::new(RefusalKind::Refused, format!("several sessions begin with {prefix}"))
-                            .hint("give more characters"));
+                        return Err(Refusal::new(
+                            RefusalKind::Refused,
+                            format!("several sessions begin with {prefix}"),
+                        )
+                        .hint("give more characters"));
                     }
                 }
             }
         };
         let server = self.owner(session)?;
-        match self.ask(&server, blitz::Request::Close { target, authority }).await? {
-            blitz::Reply::Closed { session, user, .. } => Ok(Reply::Closed { session, server, user }),
+        match self
+            .ask(&server, blitz::Request::Close { target, authority })
+            .await?
+        {
+            blitz::Reply::Closed { session, user, .. } => Ok(Reply::Closed {
+                session,
+                server,
+                user,
+            }),
             _ => Err(strange()),
         }
     }
 
     async fn list(&self, cursor: Option<SessionCursor>, limit: u32) -> Result<Reply, Refusal> {
         let snapshot = self.shared.now();
-        let blitzes: Vec<_> = reports(&snapshot).filter(|report| report.blitz.is_some()).map(|r| r.id.clone()).collect();
+        let blitzes: Vec<_> = reports(&snapshot)
+            .filter(|report| report.blitz.is_some())
+            .map(|r| r.id.clone())
+            .collect();
         let (server, after) = match cursor {
             Some(SessionCursor { server, after }) => (Some(server), after),
             None => (blitzes.first().cloned(), None),
         };
-        let Some(server) = server else { return Ok(Reply::Sessions { sessions: Vec::new(), next: None }) };
-        let request = blitz::Request::List { after, limit: limit.clamp(1, PAGE) };
+        let Some(server) = server else {
+            return Ok(Reply::Sessions {
+                sessions: Vec::new(),
+                next: None,
+            });
+        };
+        let request = blitz::Request::List {
+            after,
+            limit: limit.clamp(1, PAGE),
+        };
         let blitz::Reply::Sessions { sessions, more } = self.ask(&server, request).await? else {
             return Err(strange());
         };
         let next = match sessions.last() {
-            Some(last) if more => Some(SessionCursor { server: server.clone(), after: Some(last.uuid) }),
+            Some(last) if more => Some(SessionCursor {
+                server: server.clone(),
+                after: Some(last.uuid),
+            }),
             _ => {
                 let next = blitzes.iter().skip_while(|id| **id != server).nth(1);
-                next.map(|server| SessionCursor { server: server.clone(), after: None })
+                next.map(|server| SessionCursor {
+                    server: server.clone(),
+                    after: None,
+                })
             }
         };
-        let placed: Result<_, _> = sessions.into_iter().map(|session| self.place(server.clone(), session)).collect();
-        Ok(Reply::Sessions { sessions: placed?, next })
+        let placed: Result<_, _> = sessions
+            .into_iter()
+            .map(|session| self.place(server.clone(), session))
+            .collect();
+        Ok(Reply::Sessions {
+            sessions: placed?,
+            next,
+        })
     }
 
     /// Returns a Blitz that can work on users.
     fn any_blitz(&self) -> Result<ServerId, Refusal> {
         let snapshot = self.shared.now();
         let mut blitzes = reports(&snapshot).filter(|report| report.blitz.is_some());
-        blitzes.next().map(|report| report.id.clone()).ok_or_else(|| {
-            Refusal::new(RefusalKind::NotFound, "no Blitz answers now").hint("`omero-grid status` says why")
-        })
+        blitzes
+            .next()
+            .map(|report| report.id.clone())
+            .ok_or_else(|| {
+                Refusal::new(RefusalKind::NotFound, "no Blitz answers now")
+                    .hint("`omero-grid status` says why")
+            })
     }
 }
 
@@ -282,25 +437,44 @@ fn reports(snapshot: &Snapshot) -> impl Iterator<Item = &ServerReport> {
     snapshot.status.nodes.iter().flat_map(|node| &node.servers)
 }
 
+/// Returns whether a server waits for somebody to need it.
+fn on_demand(report: &ServerReport) -> bool {
+    report.activation == Activation::OnDemand
+        && report.enabled
+        && report.state == ServerState::Inactive
+}
+
 fn least_loaded(snapshot: &Snapshot) -> Option<ServerId> {
-    let accepting = reports(snapshot).filter_map(|report| Some((report.blitz.as_ref()?, &report.id)));
+    let accepting =
+        reports(snapshot).filter_map(|report| Some((report.blitz.as_ref()?, &report.id)));
     let accepting = accepting.filter(|(blitz, _)| blitz.accepting == Accepting::Yes);
-    accepting.min_by_key(|(blitz, _)| blitz.sessions).map(|(_, id)| id.clone())
+    accepting
+        .min_by_key(|(blitz, _)| blitz.sessions)
+        .map(|(_, id)| id.clone())
 }
 
 fn no_server(server: &ServerId) -> Refusal {
-    Refusal::new(RefusalKind::NotFound, format!("there is no server '{server}'"))
-        .hint("`omero-grid server list` shows them")
+    Refusal::new(
+        RefusalKind::NotFound,
+        format!("there is no server '{server}'"),
+    )
+    .hint("`omero-grid server list` shows them")
 }
 
 fn strange() -> Refusal {
-    Refusal::new(RefusalKind::Failed, "the answer is not one to this request; are all processes of one release?")
+    Refusal::new(
+        RefusalKind::Failed,
+        "the answer is not one to this request; are all processes of one release?",
+    )
 }
 
 fn lost(node: &NodeName, error: CallError) -> Refusal {
     match error {
         CallError::Refused(refusal) => refusal,
-        error => Refusal::new(RefusalKind::Failed, format!("lost node {node}: {}", chain(&error)))
-            .hint("it is started again by itself; try again"),
+        error => Refusal::new(
+            RefusalKind::Failed,
+            format!("lost node {node}: {}", chain(&error)),
+        )
+        .hint("it is started again by itself; try again"),
     }
 }

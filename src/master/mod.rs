@@ -32,7 +32,10 @@ use self::state::{StateDb, StateError};
 use crate::config::Paths;
 use crate::descriptor::Diagnostics;
 use crate::ipc::message::client::{ClientLink, DeployMode, DescriptorSource};
-use crate::ipc::{Address, AddressError, ConnectError, Hello, ListenError, Listener, Role, RunDir};
+use crate::ipc::message::node::NodeLink;
+use crate::ipc::{
+    Address, AddressError, Client, ConnectError, Hello, ListenError, Listener, Role, RunDir,
+};
 use crate::model::NodeName;
 use crate::store::{self, StoreError};
 use crate::sys::lock::{Lock, LockError};
@@ -138,25 +141,39 @@ impl Master {
     /// Nothing is started yet. Needs a running runtime.
     pub async fn prepare(options: Options) -> Result<Self, MasterError> {
         let paths = &options.paths;
-        let mut locks = vec![Lock::acquire(&paths.master_lock()).await.map_err(|error| match error {
-            LockError::Held { pid, .. } => MasterError::Running { pid },
-            error => MasterError::Lock(error),
-        })?];
+        let mut locks =
+            vec![
+                Lock::acquire(&paths.master_lock())
+                    .await
+                    .map_err(|error| match error {
+                        LockError::Held { pid, .. } => MasterError::Running { pid },
+                        error => MasterError::Lock(error),
+                    })?,
+            ];
         let run_dir = RunDir::create(paths.state())?;
-        let (mut db, mut desired) =
-            StateDb::open(&paths.state_db()).map_err(|error| MasterError::State(StateFault(error)))?;
+        let (mut db, mut desired) = StateDb::open(&paths.state_db())
+            .map_err(|error| MasterError::State(StateFault(error)))?;
         let mut notices = Vec::new();
-        let later = adopt_or_deploy(&options, &run_dir, &mut db, &mut desired, &mut notices).await?;
+        let later =
+            adopt_or_deploy(&options, &run_dir, &mut db, &mut desired, &mut notices).await?;
         if let Some(data) = data_dir(&desired, paths) {
             match Lock::acquire(&beside(&data)).await {
                 Ok(lock) => locks.push(lock),
-                Err(LockError::Held { pid, .. }) => return Err(MasterError::DataTaken { path: data, pid }),
-                Err(error) => warn!(path = %data.display(), error = %chain(&error), "cannot lock the data directory"),
+                Err(LockError::Held { pid, .. }) => {
+                    return Err(MasterError::DataTaken { path: data, pid });
+                }
+                Err(error) => {
+                    warn!(path = %data.display(), error = %chain(&error), "cannot lock the data directory")
+                }
             }
         }
-        if desired.placed().any(|(.., placed)| placed.descriptor.is_builtin_blitz()) {
-            let made = store::bootstrap(&paths.store(), &paths.root_password()).map_err(MasterError::Store)?;
-            if made.created_root {
+        if desired
+            .placed()
+            .any(|(.., placed)| placed.descriptor.is_builtin_blitz())
+        {
+            let made = store::bootstrap(&paths.store(), &paths.root_password())
+                .map_err(MasterError::Store)?;
+            if made.created_root.is_some() {
                 notices.push(format!(
                     "made user root with a random password; it is in {}",
                     paths.root_password().display()
@@ -165,7 +182,16 @@ impl Master {
         }
         let listener = Listener::bind(&run_dir.socket(Address::Master), &[])?;
         write_pid(&paths.master_pid());
-        Ok(Self { desired, db, run_dir, listener, later, notices, _locks: locks, options })
+        Ok(Self {
+            desired,
+            db,
+            run_dir,
+            listener,
+            later,
+            notices,
+            _locks: locks,
+            options,
+        })
     }
 
     /// Returns what whoever starts the grid should know.
@@ -189,7 +215,10 @@ impl Master {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(systemd::run(shared.clone(), wait));
-        let handler = Arc::new(ClientHandler { shared: shared.clone(), commands: commands.clone() });
+        let handler = Arc::new(ClientHandler {
+            shared: shared.clone(),
+            commands: commands.clone(),
+        });
         let listening = tokio::spawn(self.listener.serve::<ClientLink, _>(
             Hello::new(Role::Master, "master"),
             handler,
@@ -199,7 +228,13 @@ impl Master {
         if let Some(source) = self.later {
             tasks.spawn(deploy_later(source, shared.clone(), commands.clone()));
         }
-        let core = Core::new(paths.clone(), self.run_dir, (self.db, self.desired), shared, reaper);
+        let core = Core::new(
+            paths.clone(),
+            self.run_dir,
+            (self.db, self.desired),
+            shared,
+            reaper,
+        );
         core.run(queue).await;
         info!("every node has ended");
         // The last status is out; connections end, which is how whoever waits for the end learns of it.
@@ -218,7 +253,7 @@ async fn obey_signals(mut signals: Signals, commands: mpsc::Sender<Command>) {
     while let Ok(signal) = signals.recv().await {
         info!(?signal, "received a signal");
         match signal {
-            Signal::Terminate | Signal::Interrupt => {
+            Signal::Terminate | Signal::Interrupt | Signal::Quit => {
                 let (answer, _) = oneshot::channel();
                 let _ = commands.send(Command::Stop { uid, answer }).await;
             }
@@ -229,12 +264,17 @@ async fn obey_signals(mut signals: Signals, commands: mpsc::Sender<Command>) {
                     warn!(%refusal, "nothing was reloaded");
                 }
             }
+            Signal::User1 => {}
         }
     }
 }
 
 /// Deploys what `start` named, once the nodes that run something older are adopted and their sessions are known.
-async fn deploy_later(source: DescriptorSource, shared: Arc<Shared>, commands: mpsc::Sender<Command>) {
+async fn deploy_later(
+    source: DescriptorSource,
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+) {
     use crate::model::NodeState::{Starting, Stopping};
     let settled = |snapshot: &shared::Snapshot| {
         let mut nodes = snapshot.status.nodes.iter();
@@ -243,7 +283,13 @@ async fn deploy_later(source: DescriptorSource, shared: Arc<Shared>, commands: m
     core::wait_for(&shared, Duration::from_secs(30), settled).await;
     let (answer, answered) = oneshot::channel();
     let uid = nix::unistd::geteuid().as_raw();
-    let command = Command::Deploy { source, dry_run: false, mode: DeployMode::Careful, uid, answer };
+    let command = Command::Deploy {
+        source,
+        dry_run: false,
+        mode: DeployMode::Careful,
+        uid,
+        answer,
+    };
     if commands.send(command).await.is_ok()
         && let Ok(Err(refusal)) = answered.await
     {
@@ -285,13 +331,25 @@ async fn adopt_or_deploy(
     for change in &changes {
         after.apply(change.clone());
     }
-    if let Some(name) = options.nodes.iter().find(|name| !after.all_nodes().contains(name)) {
-        let known: Vec<_> = after.all_nodes().into_iter().map(|n| n.as_str().to_owned()).collect();
-        return Err(MasterError::NoSuchNode { name: name.clone(), known: known.join(", ") });
+    if let Some(name) = options
+        .nodes
+        .iter()
+        .find(|name| !after.all_nodes().contains(name))
+    {
+        let known: Vec<_> = after
+            .all_nodes()
+            .into_iter()
+            .map(|n| n.as_str().to_owned())
+            .collect();
+        return Err(MasterError::NoSuchNode {
+            name: name.clone(),
+            known: known.join(", "),
+        });
     }
     let uid = nix::unistd::geteuid().as_raw();
     let audit = (crate::sys::clock::now().wall_ms, uid, "start");
-    db.write(&changes, after.generation, Some(audit)).map_err(|error| MasterError::State(StateFault(error)))?;
+    db.write(&changes, after.generation, Some(audit))
+        .map_err(|error| MasterError::State(StateFault(error)))?;
     *desired = after;
     Ok(later)
 }
@@ -305,8 +363,13 @@ fn selection(options: &Options, desired: &Desired) -> Vec<Change> {
     } else {
         Selection::Named(options.nodes.iter().cloned().collect::<BTreeSet<_>>())
     };
-    let by_hand = desired.nodes.keys().map(|node| Change::Node(node.clone(), None));
-    std::iter::once(Change::Selection(selection)).chain(by_hand).collect()
+    let by_hand = desired
+        .nodes
+        .keys()
+        .map(|node| Change::Node(node.clone(), None));
+    std::iter::once(Change::Selection(selection))
+        .chain(by_hand)
+        .collect()
 }
 
 /// Returns the descriptors to read: the one named, else those deployed before, else the site's own, else the compiled-in one.
@@ -315,28 +378,43 @@ fn sources(options: &Options, desired: &Desired) -> Result<Vec<DescriptorSource>
         return Ok(vec![source.clone()]);
     }
     if !desired.applications.is_empty() {
-        return Ok(desired.in_order().iter().map(|deployed| deployed.source.clone()).collect());
+        return Ok(desired
+            .in_order()
+            .iter()
+            .map(|deployed| deployed.source.clone())
+            .collect());
     }
     let own = options.paths.dir().join("etc/grid/default.xml");
     if own.exists() {
-        return Ok(vec![DescriptorSource { path: own, shown: "etc/grid/default.xml".to_owned(), ..DescriptorSource::default() }]);
+        return Ok(vec![DescriptorSource {
+            path: own,
+            shown: "etc/grid/default.xml".to_owned(),
+            ..DescriptorSource::default()
+        }]);
     }
     if !options.builtin {
         return Err(MasterError::NoDescriptor(own));
     }
-    let path = core::builtin_descriptor(&options.paths)
-        .map_err(|source| MasterError::System { what: "write the compiled-in descriptor", source })?;
-    Ok(vec![DescriptorSource { path, shown: "(compiled in)".to_owned(), ..DescriptorSource::default() }])
+    let path = core::builtin_descriptor(&options.paths).map_err(|source| MasterError::System {
+        what: "write the compiled-in descriptor",
+        source,
+    })?;
+    Ok(vec![DescriptorSource {
+        path,
+        shown: "(compiled in)".to_owned(),
+        ..DescriptorSource::default()
+    }])
 }
 
 /// Returns whether nodes or servers of an earlier master live.
 async fn anything_lives(options: &Options, run_dir: &RunDir, desired: &Desired) -> bool {
     for node in desired.all_nodes() {
-        let connected = crate::ipc::Client::<crate::ipc::message::node::NodeLink>::connect(
-            &run_dir.socket(Address::Node(node)),
-            &Hello::new(Role::Client, "start"),
-        );
-        if !matches!(connected.await, Err(ConnectError::Nobody { .. })) || process::has_leftovers(&options.paths, node) {
+        let socket = run_dir.socket(Address::Node(node));
+        let connected =
+            Client::<NodeLink>::connect(&socket, &Hello::new(Role::Client, "start")).await;
+        if !matches!(connected, Err(ConnectError::Nobody { .. }))
+            || process::has_leftovers(&options.paths, node)
+        {
             return true;
         }
     }
@@ -345,15 +423,24 @@ async fn anything_lives(options: &Options, run_dir: &RunDir, desired: &Desired) 
 
 /// Returns the data directory of the first Blitz that names one.
 fn data_dir(desired: &Desired, paths: &Paths) -> Option<PathBuf> {
-    let mut dirs = desired.placed().filter_map(|(.., placed)| placed.descriptor.property_set.get("omero.data.dir"));
-    dirs.find(|dir| !dir.is_empty()).map(|dir| paths.dir().join(dir))
+    let mut dirs = desired
+        .placed()
+        .filter_map(|(.., placed)| placed.descriptor.property_set.get("omero.data.dir"));
+    dirs.find(|dir| !dir.is_empty())
+        .map(|dir| paths.dir().join(dir))
 }
 
 /// Returns the lock of a data directory: a hidden file beside it, or in it where its parent cannot be written.
 fn beside(data: &Path) -> PathBuf {
-    let name = data.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = data
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
     match data.parent() {
-        Some(parent) if nix::unistd::access(parent, nix::unistd::AccessFlags::W_OK).is_ok() || !parent.exists() => {
+        Some(parent)
+            if nix::unistd::access(parent, nix::unistd::AccessFlags::W_OK).is_ok()
+                || !parent.exists() =>
+        {
             parent.join(format!(".{name}.omero-grid.lock"))
         }
         _ => data.join(".omero-grid.lock"),

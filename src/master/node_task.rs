@@ -39,7 +39,11 @@ const HEALTHY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) enum News {
     /// Its own state changed.
-    State { state: NodeState, pid: Option<u32>, reason: Option<String> },
+    State {
+        state: NodeState,
+        pid: Option<u32>,
+        reason: Option<String>,
+    },
     /// How these servers are now.
     Servers(Vec<ServerReport>),
     /// These servers are no more.
@@ -81,6 +85,9 @@ enum ReachError {
 }
 
 type Link = (Client<NodeLink>, Hello, mpsc::Receiver<Event>);
+
+/// A request to the node that is under way.
+type Call = Pin<Box<dyn Future<Output = Result<Reply, CallError>> + Send>>;
 
 impl NodeTask {
     /// Runs until the core drops the other end of `order`.
@@ -147,7 +154,10 @@ impl NodeTask {
         let link = Client::connect(&self.socket(), &Hello::new(Role::Master, "master")).await?;
         if link.1.role != Role::Node || link.1.name != self.name.as_str() {
             let found = format!("{:?} {:?}", link.1.role, link.1.name);
-            return Err(ReachError::Impostor { name: self.name.clone(), found });
+            return Err(ReachError::Impostor {
+                name: self.name.clone(),
+                found,
+            });
         }
         Ok(link)
     }
@@ -180,7 +190,9 @@ impl NodeTask {
         match self.connect().await {
             Ok(link) => return Some(link),
             Err(ReachError::Connect(ConnectError::Nobody { .. })) => {}
-            Err(error) => warn!(node = %self.name, error = %chain(&error), "cannot reach a node that has to stop"),
+            Err(error) => {
+                warn!(node = %self.name, error = %chain(&error), "cannot reach a node that has to stop")
+            }
         }
         if !process::has_leftovers(&self.paths, &self.name) {
             return None;
@@ -196,13 +208,20 @@ impl NodeTask {
 
     /// Tells the node what to run and hears how it goes, until it is gone. Returns since when it was up, and how it ended.
     async fn attend(&mut self, (client, hello, mut events): Link) -> (Option<Instant>, End) {
-        self.tell_state(NodeState::Starting, Some(hello.pid), None).await;
+        self.tell_state(NodeState::Starting, Some(hello.pid), None)
+            .await;
         let process = process::handle(hello.pid);
         let (generation, configured) = watch::channel(0);
-        self.shared.set_link(&self.name, Some(NodeHandle { client: client.clone(), configured }));
+        self.shared.set_link(
+            &self.name,
+            Some(NodeHandle {
+                client: client.clone(),
+                configured,
+            }),
+        );
         let mut up = None;
         let mut stopping = false;
-        let mut calling: Option<Pin<Box<dyn Future<Output = Result<Reply, CallError>> + Send>>> = None;
+        let mut calling: Option<Call> = None;
         // The order at hand, which may be older than this link.
         let mut pending = Some(self.order.borrow_and_update().clone());
         let end = loop {
@@ -213,7 +232,8 @@ impl NodeTask {
                     Order::Run(assignment) => Request::Configure(Assignment::clone(&assignment)),
                     Order::Stop => {
                         stopping = true;
-                        self.tell_state(NodeState::Stopping, Some(hello.pid), None).await;
+                        self.tell_state(NodeState::Stopping, Some(hello.pid), None)
+                            .await;
                         Request::Stop
                     }
                 };
@@ -277,7 +297,9 @@ async fn sleep(pause: Option<Duration>) {
 fn pause_after(failures: u32) -> Duration {
     match failures.checked_sub(1) {
         None => Duration::ZERO,
-        Some(doublings) => FIRST_PAUSE.saturating_mul(1 << doublings.min(16)).min(MAX_PAUSE),
+        Some(doublings) => FIRST_PAUSE
+            .saturating_mul(1 << doublings.min(16))
+            .min(MAX_PAUSE),
     }
 }
 
@@ -287,7 +309,9 @@ mod tests {
 
     #[test]
     fn the_pause_doubles_up_to_a_minute() {
-        let pauses: Vec<_> = [0, 1, 2, 3, 10, 11, 1000].map(|n| pause_after(n).as_millis()).into();
+        let pauses: Vec<_> = [0, 1, 2, 3, 10, 11, 1000]
+            .map(|n| pause_after(n).as_millis())
+            .into();
         assert_eq!(pauses, [0, 100, 200, 400, 51_200, 60_000, 60_000]);
     }
 }

@@ -7,7 +7,7 @@ use super::desired::{Change, Deployed, Desired, Held};
 use crate::descriptor::{Change as Difference, Deployment, Diff, PlacedServer};
 use crate::ipc::message::client::{DeployReport, ServerChange};
 use crate::ipc::message::node::{Assignment, Goal, ServerReport};
-use crate::model::{Activation, NodeName, ServerId, ServerState};
+use crate::model::{Activation, NodeName, ServerId};
 
 /// What a node has to do.
 #[derive(Debug, Clone)]
@@ -30,12 +30,12 @@ impl Order {
 }
 
 /// Decides what every node has to do. Nodes that are known and no longer wanted are stopped.
-pub(crate) fn orders<'a>(
+pub(crate) fn orders(
     desired: &Desired,
-    known: impl Iterator<Item = &'a NodeName>,
+    known: Vec<NodeName>,
     stopped: impl Fn(&NodeName) -> bool,
 ) -> BTreeMap<NodeName, Order> {
-    let deployed = desired.all_nodes();
+    let deployed: Vec<NodeName> = desired.all_nodes().into_iter().cloned().collect();
     let order = |node: &NodeName| {
         if deployed.contains(node) && desired.wants_node(node) && !stopped(node) {
             Order::Run(Arc::new(desired.assignment(node)))
@@ -43,7 +43,11 @@ pub(crate) fn orders<'a>(
             Order::Stop
         }
     };
-    known.chain(deployed.iter().copied()).map(|node| (node.clone(), order(node))).collect()
+    known
+        .iter()
+        .chain(&deployed)
+        .map(|node| (node.clone(), order(node)))
+        .collect()
 }
 
 /// Whether a server that counts may be restarted by a deploy.
@@ -75,10 +79,17 @@ pub(crate) fn deploy(
 ) -> DeployPlan {
     let name = fresh.deployment.application.clone();
     let nothing = Deployment::default();
-    let old = desired.applications.get(&name).map_or(&nothing, |deployed| &deployed.deployment);
+    let old = desired
+        .applications
+        .get(&name)
+        .map_or(&nothing, |deployed| &deployed.deployment);
     // What runs now may still be held back from an earlier deploy.
     let mut running = old.clone();
-    for (id, held) in desired.held.iter().filter(|(_, held)| held.application == name) {
+    for (id, held) in desired
+        .held
+        .iter()
+        .filter(|(_, held)| held.application == name)
+    {
         running.servers.insert(id.clone(), held.placed.clone());
     }
     let diff = Diff::between(&running, &fresh.deployment);
@@ -93,7 +104,11 @@ pub(crate) fn deploy(
         in_the_way: Vec::new(),
     };
     // What is no longer different need not be held.
-    for (id, held) in desired.held.iter().filter(|(_, held)| held.application == name) {
+    for (id, held) in desired
+        .held
+        .iter()
+        .filter(|(_, held)| held.application == name)
+    {
         if fresh.deployment.servers.get(id) == Some(&held.placed) {
             plan.changes.push(Change::Held(id.clone(), None));
         }
@@ -101,13 +116,24 @@ pub(crate) fn deploy(
     for difference in diff.servers {
         let id = &difference.server;
         let (before, after) = (running.servers.get(id), fresh.deployment.servers.get(id));
-        let change = server_change(desired, id, &difference.change, (before, after), reports.get(id));
-        let ends_sessions = change.sessions > 0 && matches!(change.effect.as_str(), "restart" | "stop");
+        let change = server_change(
+            desired,
+            id,
+            &difference.change,
+            (before, after),
+            reports.get(id),
+        );
+        let ends_sessions =
+            change.sessions > 0 && matches!(change.effect.as_str(), "restart" | "stop");
         match (liberty, ends_sessions, before) {
             (Liberty::Careful, true, _) => plan.in_the_way.push((id.clone(), change.sessions)),
             (Liberty::Hold, true, Some(placed)) => {
-                let held = Held { application: name.clone(), placed: placed.clone() };
-                plan.changes.push(Change::Held(id.clone(), Some(Box::new(held))));
+                let held = Held {
+                    application: name.clone(),
+                    placed: placed.clone(),
+                };
+                plan.changes
+                    .push(Change::Held(id.clone(), Some(Box::new(held))));
             }
             _ => {
                 if desired.held.contains_key(id) {
@@ -147,14 +173,22 @@ fn server_change(
             ("moved", moved.chain(what.iter().cloned()).collect())
         }
         Difference::Changed { what } => ("changed", what.clone()),
-        Difference::PropertiesOnly { what } => ("changed", what.iter().map(|name| format!("property {name}")).collect()),
+        Difference::PropertiesOnly { what } => (
+            "changed",
+            what.iter().map(|name| format!("property {name}")).collect(),
+        ),
         Difference::DescriptionOnly => ("changed", vec!["description".to_owned()]),
     };
     let effect = match (difference, after) {
         (Difference::DescriptionOnly, _) => "none",
         (Difference::Removed { .. }, _) if runs => "stop",
         (Difference::Added { .. }, Some(after)) if starts(after) => "start",
-        (Difference::Moved { .. } | Difference::Changed { .. } | Difference::PropertiesOnly { .. }, _) if runs => "restart",
+        (
+            Difference::Moved { .. }
+            | Difference::Changed { .. }
+            | Difference::PropertiesOnly { .. },
+            _,
+        ) if runs => "restart",
         _ => "none",
     };
     ServerChange {
@@ -163,6 +197,8 @@ fn server_change(
         change: change.to_owned(),
         details,
         effect: effect.to_owned(),
-        sessions: report.and_then(|r| r.blitz.as_ref()).map_or(0, |blitz| blitz.sessions),
+        sessions: report
+            .and_then(|r| r.blitz.as_ref())
+            .map_or(0, |blitz| blitz.sessions),
     }
 }

@@ -73,11 +73,17 @@ struct Report {
 
 /// Returns this process' environment without what is meant for it alone.
 pub(crate) fn inherited_environment() -> Vec<(OsString, OsString)> {
-    std::env::vars_os().filter(|(name, _)| !PRIVATE.iter().any(|private| name == private)).collect()
+    std::env::vars_os()
+        .filter(|(name, _)| !PRIVATE.iter().any(|private| name == private))
+        .collect()
 }
 
 /// Starts the process of a node and waits until it listens.
-pub(crate) async fn start(node: &NodeName, paths: &Paths, reaper: &Reaper) -> Result<NodeProcess, StartError> {
+pub(crate) async fn start(
+    node: &NodeName,
+    paths: &Paths,
+    reaper: &Reaper,
+) -> Result<NodeProcess, StartError> {
     let (read, write) = io::pipe().map_err(StartError::Pipe)?;
     let write = OwnedFd::from(write);
     let args: Vec<OsString> = [
@@ -103,10 +109,16 @@ pub(crate) async fn start(node: &NodeName, paths: &Paths, reaper: &Reaper) -> Re
     // The node's is the only writing end left: it closing is the end of the report.
     drop(write);
     let reader = pipe::Receiver::from_owned_fd(OwnedFd::from(read)).map_err(StartError::Pipe)?;
-    let line = tokio::time::timeout(PATIENCE, read_line(reader)).await.map_err(|_| StartError::Late)?;
+    let line = tokio::time::timeout(PATIENCE, read_line(reader))
+        .await
+        .map_err(|_| StartError::Late)?;
     let Ok(report) = serde_json::from_slice::<Report>(line.trim_ascii()) else {
         let text = String::from_utf8_lossy(line.trim_ascii()).into_owned();
-        return Err(if text.is_empty() { StartError::Silent } else { StartError::Reported(text) });
+        return Err(if text.is_empty() {
+            StartError::Silent
+        } else {
+            StartError::Reported(text)
+        });
     };
     match report {
         Report { ready: true, .. } => Ok(NodeProcess::Ready { pid: child.pid }),
@@ -150,15 +162,23 @@ impl Handle {
 pub(crate) fn has_leftovers(paths: &Paths, node: &NodeName) -> bool {
     use std::os::unix::ffi::OsStrExt as _;
     let servers: Vec<OsString> = std::fs::read_dir(paths.node(node).join("servers"))
-        .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.file_name())).collect())
+        .map(|entries| {
+            entries
+                .filter_map(|entry| Some(entry.ok()?.file_name()))
+                .collect()
+        })
         .unwrap_or_default();
     if servers.is_empty() {
         return false;
     }
-    let Ok(table) = Table::read() else { return false };
+    let Ok(table) = Table::read() else {
+        return false;
+    };
     table.iter().filter(|stat| stat.is_alive()).any(|stat| {
         // OMERODIR/ID/instance
-        let Some(mark) = environment_variable(stat.pid, "OMERO_GRID_SERVER") else { return false };
+        let Some(mark) = environment_variable(stat.pid, "OMERO_GRID_SERVER") else {
+            return false;
+        };
         let mut parts = mark.rsplitn(3, |b| *b == b'/');
         let (_, id, dir) = (parts.next(), parts.next(), parts.next());
         dir == Some(paths.dir().as_os_str().as_bytes())

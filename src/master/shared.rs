@@ -22,7 +22,11 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     /// Finds the node that runs a server.
     pub(crate) fn node_of(&self, server: &ServerId) -> Option<&NodeName> {
-        let node = self.status.nodes.iter().find(|node| node.servers.iter().any(|report| report.id == *server));
+        let node = self
+            .status
+            .nodes
+            .iter()
+            .find(|node| node.servers.iter().any(|report| report.id == *server));
         node.map(|node| &node.name)
     }
 }
@@ -51,11 +55,17 @@ impl Shared {
     }
 
     pub(crate) fn directory(&self) -> MutexGuard<'_, Directory> {
-        self.directory.lock().unwrap_or_else(PoisonError::into_inner)
+        self.directory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn link(&self, node: &NodeName) -> Option<NodeHandle> {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner).get(node).cloned()
+        self.links
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(node)
+            .cloned()
     }
 
     pub(crate) fn set_link(&self, node: &NodeName, handle: Option<NodeHandle>) {

@@ -19,7 +19,9 @@ const SCHEMA: i64 = 1;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateError {
     /// It cannot be opened or made.
-    #[error("cannot open the grid's state {path}; check that its directory can be written and has room")]
+    #[error(
+        "cannot open the grid's state {path}; check that its directory can be written and has room"
+    )]
     Open {
         /// The file.
         path: PathBuf,
@@ -37,7 +39,9 @@ pub(crate) enum StateError {
         source: io::Error,
     },
     /// Its content is damaged.
-    #[error("the grid's state {path} is damaged ({detail}); it is left as it is: restore it from a backup, or move it aside and deploy again")]
+    #[error(
+        "the grid's state {path} is damaged ({detail}); it is left as it is: restore it from a backup, or move it aside and deploy again"
+    )]
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -45,7 +49,9 @@ pub(crate) enum StateError {
         detail: String,
     },
     /// It was written by a later release.
-    #[error("the grid's state {path} was written by a later release (schema {found}, this one knows {SCHEMA}); use that release")]
+    #[error(
+        "the grid's state {path} was written by a later release (schema {found}, this one knows {SCHEMA}); use that release"
+    )]
     TooNew {
         /// The file.
         path: PathBuf,
@@ -73,11 +79,19 @@ impl StateDb {
     /// Opens the store, or makes it, and reads what is wanted.
     pub(crate) fn open(path: &Path) -> Result<(Self, Desired), StateError> {
         if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir)
-                .map_err(|source| StateError::Directory { path: dir.to_owned(), source })?;
+            std::fs::create_dir_all(dir).map_err(|source| StateError::Directory {
+                path: dir.to_owned(),
+                source,
+            })?;
         }
-        let connection = Connection::open(path).map_err(|source| StateError::Open { path: path.to_owned(), source })?;
-        let mut this = Self { path: path.to_owned(), connection };
+        let connection = Connection::open(path).map_err(|source| StateError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut this = Self {
+            path: path.to_owned(),
+            connection,
+        };
         this.prepare().map_err(|source| this.opening(source))?;
         let found: Option<i64> = this
             .connection
@@ -85,7 +99,10 @@ impl StateDb {
             .optional()
             .map_err(|source| this.opening(source))?;
         if let Some(found) = found.filter(|found| *found > SCHEMA) {
-            return Err(StateError::TooNew { path: this.path, found });
+            return Err(StateError::TooNew {
+                path: this.path,
+                found,
+            });
         }
         let desired = this.read()?;
         Ok((this, desired))
@@ -96,7 +113,9 @@ impl StateDb {
         let _ = std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o600));
         self.connection.pragma_update(None, "journal_mode", "wal")?;
         self.connection.pragma_update(None, "synchronous", "full")?;
-        let check: String = self.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        let check: String = self
+            .connection
+            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if check != "ok" {
             return Err(rusqlite::Error::SqliteFailure(
                 rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
@@ -119,10 +138,14 @@ impl StateDb {
     fn opening(&self, source: rusqlite::Error) -> StateError {
         use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
         match source.sqlite_error_code() {
-            Some(DatabaseCorrupt | NotADatabase) => {
-                StateError::Corrupt { path: self.path.clone(), detail: source.to_string() }
-            }
-            _ => StateError::Open { path: self.path.clone(), source },
+            Some(DatabaseCorrupt | NotADatabase) => StateError::Corrupt {
+                path: self.path.clone(),
+                detail: source.to_string(),
+            },
+            _ => StateError::Open {
+                path: self.path.clone(),
+                source,
+            },
         }
     }
 
@@ -134,37 +157,60 @@ impl StateDb {
         }
         desired.generation = self
             .connection
-            .query_row("SELECT value FROM generation", [], |row| row.get::<_, i64>(0))
+            .query_row("SELECT value FROM generation", [], |row| {
+                row.get::<_, i64>(0)
+            })
             .map_err(|source| self.opening(source))?
             .unsigned_abs();
         Ok(desired)
     }
 
     fn rows(&self) -> rusqlite::Result<Vec<(String, String, String)>> {
-        let mut statement = self.connection.prepare("SELECT kind, name, document FROM desired")?;
+        let mut statement = self
+            .connection
+            .prepare("SELECT kind, name, document FROM desired")?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         rows.collect()
     }
 
     fn change(&self, kind: &str, name: &str, document: &str) -> Result<Change, StateError> {
-        let node = || name.parse::<NodeName>().map_err(|e| self.corrupt(kind, name, &e));
-        let server = || name.parse::<ServerId>().map_err(|e| self.corrupt(kind, name, &e));
+        let node = || {
+            name.parse::<NodeName>()
+                .map_err(|e| self.corrupt(kind, name, &e))
+        };
+        let server = || {
+            name.parse::<ServerId>()
+                .map_err(|e| self.corrupt(kind, name, &e))
+        };
         Ok(match kind {
-            "application" => Change::Application(Box::new(self.parse::<Deployed>(kind, name, document)?)),
+            "application" => {
+                Change::Application(Box::new(self.parse::<Deployed>(kind, name, document)?))
+            }
             "selection" => Change::Selection(self.parse::<Selection>(kind, name, document)?),
             "node" => Change::Node(node()?, Some(self.parse::<Switch>(kind, name, document)?)),
             "server" => Change::Server(server()?, self.parse::<Wish>(kind, name, document)?),
-            "held" => Change::Held(server()?, Some(Box::new(self.parse::<Held>(kind, name, document)?))),
+            "held" => Change::Held(
+                server()?,
+                Some(Box::new(self.parse::<Held>(kind, name, document)?)),
+            ),
             _ => return Err(self.corrupt(kind, name, &"unknown kind")),
         })
     }
 
-    fn parse<T: DeserializeOwned>(&self, kind: &str, name: &str, document: &str) -> Result<T, StateError> {
+    fn parse<T: DeserializeOwned>(
+        &self,
+        kind: &str,
+        name: &str,
+        document: &str,
+    ) -> Result<T, StateError> {
         serde_json::from_str(document).map_err(|e| self.corrupt(kind, name, &e))
     }
 
     fn corrupt(&self, kind: &str, name: &str, detail: &dyn std::fmt::Display) -> StateError {
-        StateError::Corrupt { path: self.path.clone(), detail: format!("{kind} {name:?}: {detail}") }
+        StateError::Corrupt {
+            path: self.path.clone(),
+            detail: format!("{kind} {name:?}: {detail}"),
+        }
     }
 
     /// Makes changes durable, all or none, together with who asked for them.
@@ -175,7 +221,10 @@ impl StateDb {
         audit: Option<(u64, u32, &str)>,
     ) -> Result<(), StateError> {
         self.try_write(changes, generation, audit)
-            .map_err(|source| StateError::Write { path: self.path.clone(), source })
+            .map_err(|source| StateError::Write {
+                path: self.path.clone(),
+                source,
+            })
     }
 
     fn try_write(
@@ -187,13 +236,23 @@ impl StateDb {
         let transaction = self.connection.transaction()?;
         for change in changes {
             let (kind, name, document) = match change {
-                Change::Application(deployed) => {
-                    ("application", deployed.deployment.application.as_str(), Some(json(deployed)?))
-                }
+                Change::Application(deployed) => (
+                    "application",
+                    deployed.deployment.application.as_str(),
+                    Some(json(deployed)?),
+                ),
                 Change::Selection(selection) => ("selection", "", Some(json(selection)?)),
-                Change::Node(node, switch) => ("node", node.as_str(), switch.as_ref().map(json).transpose()?),
+                Change::Node(node, switch) => (
+                    "node",
+                    node.as_str(),
+                    switch.as_ref().map(json).transpose()?,
+                ),
                 Change::Server(server, wish) => ("server", server.as_str(), Some(json(wish)?)),
-                Change::Held(server, held) => ("held", server.as_str(), held.as_ref().map(json).transpose()?),
+                Change::Held(server, held) => (
+                    "held",
+                    server.as_str(),
+                    held.as_ref().map(json).transpose()?,
+                ),
             };
             match document {
                 Some(document) => transaction.execute(
@@ -201,10 +260,16 @@ impl StateDb {
                      ON CONFLICT (kind, name) DO UPDATE SET document = excluded.document",
                     params![kind, name, document],
                 )?,
-                None => transaction.execute("DELETE FROM desired WHERE kind = ?1 AND name = ?2", params![kind, name])?,
+                None => transaction.execute(
+                    "DELETE FROM desired WHERE kind = ?1 AND name = ?2",
+                    params![kind, name],
+                )?,
             };
         }
-        transaction.execute("UPDATE generation SET value = ?1", [i64::try_from(generation).unwrap_or(i64::MAX)])?;
+        transaction.execute(
+            "UPDATE generation SET value = ?1",
+            [i64::try_from(generation).unwrap_or(i64::MAX)],
+        )?;
         if let Some((at_ms, uid, command)) = audit {
             transaction.execute(
                 "INSERT INTO audit VALUES (?1, ?2, ?3)",
@@ -232,7 +297,13 @@ mod tests {
         assert_eq!(desired, Desired::default());
         let changes = [
             Change::Node("backup".parse().unwrap(), Some(Switch::Started)),
-            Change::Server("Blitz-0".parse().unwrap(), Wish { goal: Goal::Stopped, enabled: false }),
+            Change::Server(
+                "Blitz-0".parse().unwrap(),
+                Wish {
+                    goal: Goal::Stopped,
+                    enabled: false,
+                },
+            ),
             Change::Selection(Selection::All),
         ];
         db.write(&changes, 3, Some((1, 0, "test"))).unwrap();
@@ -240,7 +311,8 @@ mod tests {
             desired.apply(change);
         }
         assert_eq!(StateDb::open(&path).unwrap().1, desired);
-        db.write(&[Change::Node("backup".parse().unwrap(), None)], 4, None).unwrap();
+        db.write(&[Change::Node("backup".parse().unwrap(), None)], 4, None)
+            .unwrap();
         assert!(StateDb::open(&path).unwrap().1.nodes.is_empty());
     }
 
@@ -250,7 +322,10 @@ mod tests {
         let path = temp.path().join("state.db");
         let rubbish = "rubbish ".repeat(1000);
         std::fs::write(&path, &rubbish).unwrap();
-        assert!(matches!(StateDb::open(&path), Err(StateError::Corrupt { .. })));
+        assert!(matches!(
+            StateDb::open(&path),
+            Err(StateError::Corrupt { .. })
+        ));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), rubbish);
     }
 }

@@ -66,11 +66,19 @@ async fn tick(interval: &mut Option<tokio::time::Interval>) {
 fn in_words(snapshot: &Snapshot, ready: bool) -> String {
     let status = &snapshot.status;
     let missing: Vec<_> = status.missing.iter().map(|id| id.as_str()).collect();
-    let active = status.nodes.iter().flat_map(|node| &node.servers).filter(|s| s.pid.is_some()).count();
+    let active = status
+        .nodes
+        .iter()
+        .flat_map(|node| &node.servers)
+        .filter(|s| s.pid.is_some())
+        .count();
     if status.stopping {
         format!("stopping; {active} servers left")
     } else if missing.is_empty() {
-        format!("{active} servers on {} nodes", status.nodes.iter().filter(|n| n.pid.is_some()).count())
+        format!(
+            "{active} servers on {} nodes",
+            status.nodes.iter().filter(|n| n.pid.is_some()).count()
+        )
     } else if ready {
         format!("not active: {}", missing.join(", "))
     } else {

@@ -25,7 +25,10 @@ impl LogFile {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir)?;
         }
-        Ok(Self { path: path.to_owned(), open: Mutex::new(append(path)?) })
+        Ok(Self {
+            path: path.to_owned(),
+            open: Mutex::new(append(path)?),
+        })
     }
 
     fn rotate(&self) -> io::Result<(File, u64)> {
@@ -43,7 +46,11 @@ impl LogFile {
 }
 
 fn append(path: &Path) -> io::Result<(File, u64)> {
-    let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .open(path)?;
     let size = file.metadata()?.len();
     Ok((file, size))
 }

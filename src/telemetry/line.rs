@@ -14,7 +14,12 @@ pub(super) fn layer<W>(writer: W, filter: EnvFilter) -> Box<dyn Layer<Registry> 
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    tracing_subscriber::fmt::layer().with_ansi(false).event_format(Line).with_writer(writer).with_filter(filter).boxed()
+    tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .event_format(Line)
+        .with_writer(writer)
+        .with_filter(filter)
+        .boxed()
 }
 
 struct Line;
@@ -24,7 +29,12 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, ctx: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        ctx: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         let now = jiff::ZonedDateTime::now();
         let metadata = event.metadata();
         let module = metadata.target().rsplit("::").next().unwrap_or_default();

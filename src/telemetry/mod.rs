@@ -61,8 +61,10 @@ pub enum LogError {
 /// Sets up the logs of this process; later calls change nothing.
 pub fn init(options: &LogOptions) -> Result<(), LogError> {
     let filter = || EnvFilter::try_new(&options.filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let file = file::LogFile::open(&options.file)
-        .map_err(|source| LogError::Open { path: options.file.clone(), source })?;
+    let file = file::LogFile::open(&options.file).map_err(|source| LogError::Open {
+        path: options.file.clone(),
+        source,
+    })?;
     let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
     match options.format {
         LogFormat::Text => {
@@ -104,7 +106,10 @@ mod tests {
     #[test]
     fn a_chain_names_every_cause_once() {
         let inner = std::io::Error::other("disk on fire");
-        let error = super::LogError::Open { path: "/x".into(), source: inner };
+        let error = super::LogError::Open {
+            path: "/x".into(),
+            source: inner,
+        };
         assert_eq!(super::chain(&error), "cannot open the log /x: disk on fire");
     }
 }

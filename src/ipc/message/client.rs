@@ -133,7 +133,9 @@ pub enum Reply {
         status: Box<GridStatus>,
     },
     Deployed(DeployReport),
-    Reloaded { reports: Vec<DeployReport> },
+    Reloaded {
+        reports: Vec<DeployReport>,
+    },
     Accepted,
     Server(Box<ServerReport>),
     Placed(Placed),
