@@ -1,6 +1,135 @@
-//! The command line.
+//! The command line: parses, assembles the roles, turns errors into exit codes. Only this module ends the process.
 
-/// Runs the program.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+mod context;
+mod deploy;
+mod failure;
+mod generate;
+mod leftovers;
+mod logs;
+mod node;
+mod secret;
+mod server;
+mod session;
+mod start;
+mod status;
+mod user;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::context::{Context, Global};
+use self::failure::{Failure, code};
+
+/// Runs an OMERO cluster: starts its servers, keeps them running, keeps users' sessions.
+#[derive(Debug, Parser)]
+#[command(name = "omero-grid", version, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the grid
+    Start(start::StartArgs),
+    /// Stop the grid
+    Stop(start::StopArgs),
+    /// Stop the grid and start the same nodes again, from the deployed descriptor as it is now
+    Restart(start::RestartArgs),
+    /// Show how the grid is, anything wrong first
+    Status(status::StatusArgs),
+    /// Deploy a descriptor on the running grid; restarts only what changed
+    Deploy(deploy::DeployArgs),
+    /// Read the deployed descriptor again and apply what ends no session
+    Reload,
+    /// Start, stop or look at one node
+    Node(node::NodeArgs),
+    /// Start, stop or look at one server
+    Server(server::ServerArgs),
+    /// Open, join, list and close sessions
+    Session(session::SessionCommand),
+    /// Add users and set passwords
+    User(user::UserCommand),
+    /// Show what a server, a node or the master wrote
+    Logs(logs::LogsArgs),
+    /// Print completions for a shell
+    Completions(generate::CompletionsArgs),
+    /// Print the manual page
+    Man(generate::ManArgs),
+    /// The process of the master
+    #[command(hide = true)]
+    MasterProcess(start::MasterArgs),
+}
+
+/// Runs the program and returns its exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; they go to standard output.
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(code::USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            show(&failure);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let context = Context::new(&cli.global)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Start(args) => start::start(&context, args).await,
+            Command::Stop(args) => start::stop(&context, args).await,
+            Command::Restart(args) => start::restart(&context, args).await,
+            Command::Status(args) => status::run(&context, args).await,
+            Command::Deploy(args) => deploy::run(&context, args).await,
+            Command::Reload => deploy::reload(&context).await,
+            Command::Node(args) => node::run(&context, args).await,
+            Command::Server(args) => server::run(&context, args).await,
+            Command::Session(args) => session::run(&context, args).await,
+            Command::User(args) => user::run(&context, args).await,
+            Command::Logs(args) => logs::run(&context, args).await,
+            Command::Completions(args) => {
+                generate::completions(args);
+                Ok(())
+            }
+            Command::Man(args) => generate::man(&context, args),
+            Command::MasterProcess(args) => start::master_process(&context, args).await,
+        }
+    })
+}
+
+fn show(failure: &Failure) {
+    if failure.message.is_empty() {
+        return;
+    }
+    let mut err = anstream::stderr().lock();
+    let red = anstyle::AnsiColor::Red.on_default().bold();
+    // A message that names its own place needs no introduction.
+    let named = failure.code == code::INVALID && failure.message.contains(": error: ");
+    let _ = if named {
+        writeln!(err, "{}", failure.message)
+    } else {
+        writeln!(err, "{red}error:{red:#} {}", failure.message)
+    };
+    if let Some(hint) = &failure.hint {
+        let _ = writeln!(err, "  {hint}");
+    }
 }

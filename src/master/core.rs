@@ -571,6 +571,7 @@ impl Core {
                     name: deployed.deployment.application.clone(),
                     descriptor: deployed.source.shown.clone(),
                     targets: deployed.source.targets.clone(),
+                    source: deployed.source.clone(),
                 })
                 .collect(),
             master: MasterStatus {

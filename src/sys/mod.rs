@@ -32,4 +32,5 @@ pub mod signals;
     reason = "what happens between fork and execve is in no safe wrapper"
 )]
 pub mod spawn;
+pub mod stdio;
 pub mod watch;

@@ -224,6 +224,9 @@ pub struct ApplicationStatus {
     pub descriptor: String,
     /// Its targets.
     pub targets: Vec<String>,
+    /// Where it is described.
+    #[serde(default)]
+    pub source: DescriptorSource,
 }
 
 /// The master's process.

@@ -1,0 +1,231 @@
+//! What every command gets: where the grid is, how to print, and the way to its master.
+
+use std::future::Future;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::failure::{Failure, code};
+use crate::config::Paths;
+use crate::ipc::message::client::{ClientLink, GridStatus, Reply, Request};
+use crate::ipc::{Address, Client, Hello, Role, RunDir};
+
+/// How results are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// OMERODIR [default: $OMERODIR, else the current directory]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(crate) dir: Option<PathBuf>,
+    /// Where the grid keeps its state [default: $STATE_DIRECTORY, else OMERODIR]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(crate) state: Option<PathBuf>,
+    /// How results are written
+    #[arg(long, value_enum, default_value_t, global = true)]
+    pub(crate) format: Format,
+    /// Print errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Log more; repeat for more still
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+}
+
+/// What every command gets.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    pub(crate) paths: Paths,
+    pub(crate) format: Format,
+    pub(crate) quiet: bool,
+    pub(crate) verbose: u8,
+}
+
+/// The way to a master.
+pub(crate) struct Grid {
+    client: Client<ClientLink>,
+    /// The master's pid.
+    pub(crate) pid: u32,
+}
+
+impl Context {
+    pub(crate) fn new(global: &Global) -> Result<Self, Failure> {
+        let set = |name: &str| {
+            std::env::var_os(name)
+                .filter(|v| !v.is_empty())
+                .map(PathBuf::from)
+        };
+        let dir = global
+            .dir
+            .clone()
+            .or_else(|| set("OMERODIR"))
+            .unwrap_or_else(|| PathBuf::from("."));
+        let dir = absolute(&dir)?;
+        // systemd separates several state directories by colons; the first is ours.
+        let first = |list: PathBuf| {
+            PathBuf::from(list.to_string_lossy().split(':').next().unwrap_or_default())
+        };
+        let state = match global
+            .state
+            .clone()
+            .or_else(|| set("STATE_DIRECTORY").map(first))
+        {
+            Some(state) => absolute(&state)?,
+            None => dir.clone(),
+        };
+        Ok(Self {
+            paths: Paths::new(dir, state),
+            format: global.format,
+            quiet: global.quiet,
+            verbose: global.verbose,
+        })
+    }
+
+    pub(crate) fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Connects to the master; exit code 3 if there is none.
+    pub(crate) async fn grid(&self) -> Result<Grid, Failure> {
+        let run_dir = RunDir::find(self.paths.state())?;
+        let socket = run_dir.socket(Address::Master);
+        let (client, master, _) =
+            Client::connect(&socket, &Hello::new(Role::Client, "omero-grid")).await?;
+        Ok(Grid {
+            client,
+            pid: master.pid,
+        })
+    }
+
+    /// Writes a JSON document.
+    pub(crate) fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(value)
+            .map_err(|e| Failure::new(code::FAILED, e.to_string()))?;
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{text}")?;
+        Ok(())
+    }
+
+    /// Writes a line for people, unless they want it quiet or are programs.
+    pub(crate) fn say(&self, line: impl AsRef<str>) -> Result<(), Failure> {
+        if !self.quiet && !self.is_json() {
+            let mut out = anstream::stdout().lock();
+            writeln!(out, "{}", line.as_ref())?;
+        }
+        Ok(())
+    }
+
+    /// Writes a table for people.
+    pub(crate) fn table(&self, table: &comfy_table::Table) -> Result<(), Failure> {
+        let mut out = std::io::stdout().lock();
+        for line in table.to_string().lines() {
+            writeln!(out, "{}", line.trim())?;
+        }
+        Ok(())
+    }
+
+    /// Returns a spinner on a terminal, else one that shows nothing.
+    pub(crate) fn spinner(&self) -> indicatif::ProgressBar {
+        if self.quiet || self.is_json() || !std::io::stderr().is_terminal() {
+            return indicatif::ProgressBar::hidden();
+        }
+        let bar = indicatif::ProgressBar::new_spinner();
+        bar.enable_steady_tick(Duration::from_millis(120));
+        bar
+    }
+}
+
+impl Grid {
+    pub(crate) async fn call(&self, request: Request) -> Result<Reply, Failure> {
+        Ok(self.client.call(&request).await?)
+    }
+
+    pub(crate) async fn status(&self) -> Result<(u64, GridStatus), Failure> {
+        match self
+            .call(Request::Status {
+                after: None,
+                wait_ms: 0,
+            })
+            .await?
+        {
+            Reply::Status { revision, status } => Ok((revision, *status)),
+            _ => Err(strange()),
+        }
+    }
+
+    /// Waits for a status other than that of `revision`, for a while.
+    pub(crate) async fn next_status(&self, revision: u64) -> Result<(u64, GridStatus), Failure> {
+        let wait_ms = 30_000;
+        match self
+            .call(Request::Status {
+                after: Some(revision),
+                wait_ms,
+            })
+            .await?
+        {
+            Reply::Status { revision, status } => Ok((revision, *status)),
+            _ => Err(strange()),
+        }
+    }
+
+    /// Watches the status until `look` has seen enough or the time is over; `None` then.
+    pub(crate) async fn watch<T>(
+        &self,
+        limit: Option<Duration>,
+        mut look: impl FnMut(&GridStatus) -> Option<T>,
+    ) -> Result<Option<T>, Failure> {
+        let watching = async {
+            let (mut revision, mut status) = self.status().await?;
+            loop {
+                if let Some(seen) = look(&status) {
+                    return Ok(seen);
+                }
+                (revision, status) = self.next_status(revision).await?;
+            }
+        };
+        within(limit, watching).await.transpose()
+    }
+
+    /// Waits until the connection has ended.
+    pub(crate) async fn closed(&self) {
+        self.client.closed().await;
+    }
+}
+
+/// Runs a future for at most `limit`; `None` if that was not enough.
+pub(crate) async fn within<F: Future>(limit: Option<Duration>, future: F) -> Option<F::Output> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, future).await.ok(),
+        None => Some(future.await),
+    }
+}
+
+/// An answer of the wrong type.
+pub(crate) fn strange() -> Failure {
+    Failure::new(
+        code::FAILED,
+        "the answer is not one to this request; are master and command line of one release?",
+    )
+}
+
+/// Makes a path absolute, following links where it exists.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    let absolute = std::path::absolute(path).map_err(|error| {
+        Failure::new(
+            code::USAGE,
+            format!("{} is no directory: {error}", path.display()),
+        )
+    })?;
+    Ok(absolute.canonicalize().unwrap_or(absolute))
+}

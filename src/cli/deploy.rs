@@ -1,0 +1,104 @@
+//! `omero-grid deploy` and `reload`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::context::{Context, strange};
+use super::failure::Failure;
+use super::start::descriptor_source;
+use super::status::plain_table;
+use crate::ipc::message::client::{DeployMode, DeployReport, Reply, Request};
+
+/// Arguments of `deploy`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DeployArgs {
+    /// The application descriptor
+    descriptor: PathBuf,
+    /// Targets to select, and NAME=VALUE to override variables
+    #[arg(value_name = "TARGET|NAME=VALUE")]
+    arguments: Vec<String>,
+    /// Show the plan and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Restart changed Blitzes although they have live sessions
+    #[arg(long)]
+    now: bool,
+}
+
+pub(crate) async fn run(context: &Context, args: DeployArgs) -> Result<(), Failure> {
+    let source = descriptor_source(&args.descriptor, &args.arguments)?;
+    let mode = if args.now {
+        DeployMode::Now
+    } else {
+        DeployMode::Careful
+    };
+    let request = Request::Deploy {
+        source,
+        dry_run: args.dry_run,
+        mode,
+    };
+    match context.grid().await?.call(request).await? {
+        Reply::Deployed(report) if context.is_json() => context.json(&report),
+        Reply::Deployed(report) => show(context, &report),
+        _ => Err(strange()),
+    }
+}
+
+pub(crate) async fn reload(context: &Context) -> Result<(), Failure> {
+    match context.grid().await?.call(Request::Reload).await? {
+        Reply::Reloaded { reports } if context.is_json() => context.json(&reports),
+        Reply::Reloaded { reports } => reports.iter().try_for_each(|report| show(context, report)),
+        _ => Err(strange()),
+    }
+}
+
+fn show(context: &Context, report: &DeployReport) -> Result<(), Failure> {
+    for warning in &report.warnings {
+        context.say(warning)?;
+    }
+    let name = &report.application;
+    let is_same = report.changes.is_empty()
+        && report.nodes_added.is_empty()
+        && report.nodes_removed.is_empty();
+    if is_same {
+        return context.say(format!("{name}: nothing differs"));
+    }
+    for node in &report.nodes_added {
+        context.say(format!("node {node}: added"))?;
+    }
+    for node in &report.nodes_removed {
+        context.say(format!("node {node}: removed"))?;
+    }
+    if !report.changes.is_empty() {
+        let mut table = plain_table(&["SERVER", "NODE", "CHANGE", "PROCESS", "SESSIONS", "WHAT"]);
+        for change in &report.changes {
+            table.add_row([
+                change.server.to_string(),
+                change
+                    .node
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+                change.change.clone(),
+                if change.effect == "none" {
+                    String::new()
+                } else {
+                    change.effect.clone()
+                },
+                if change.sessions > 0 {
+                    change.sessions.to_string()
+                } else {
+                    String::new()
+                },
+                change.details.join(", "),
+            ]);
+        }
+        context.table(&table)?;
+    }
+    context.say(if report.applied {
+        format!("{name}: deployed; `omero-grid status` shows how it goes")
+    } else {
+        format!("{name}: this is the plan; nothing was changed")
+    })
+}

@@ -1,0 +1,228 @@
+//! What lives without a master: nodes, and servers of nodes that died. Shown by `status`, ended by `stop`.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::time::Duration;
+
+use super::context::{Context, within};
+use super::failure::{Failure, code};
+use crate::ipc::message::node::{Assignment, NodeLink, Request};
+use crate::ipc::{Address, Client, Hello, Role, RunDir};
+use crate::model::NodeName;
+use crate::sys::process::{PidFd, Table, environment_variable, stat};
+use crate::sys::spawn::Spawn;
+
+/// What lives without a master.
+pub(crate) struct Leftovers {
+    /// Nodes that answer, with their pids.
+    nodes: Vec<(NodeName, u32)>,
+    /// Nodes that do not, although servers of theirs live: each with the ids and pids of those.
+    orphans: Vec<(NodeName, Vec<(String, u32)>)>,
+}
+
+impl Leftovers {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.nodes.is_empty() && self.orphans.is_empty()
+    }
+
+    /// Prints what lives and returns the failure to end with.
+    pub(crate) fn describe(&self, context: &Context) -> Result<Failure, Failure> {
+        let failure = Failure::new(code::NOT_THERE, "the grid has no master")
+            .hint("`omero-grid start` adopts what is alive; `omero-grid stop` ends it");
+        if context.is_json() {
+            let nodes: Vec<_> = self
+                .nodes
+                .iter()
+                .map(|(name, pid)| serde_json::json!({ "name": name, "pid": pid }))
+                .collect();
+            let servers: Vec<_> = self
+                .orphans
+                .iter()
+                .flat_map(|(node, servers)| {
+                    servers.iter().map(
+                        move |(id, pid)| serde_json::json!({ "id": id, "node": node, "pid": pid }),
+                    )
+                })
+                .collect();
+            context.json(&serde_json::json!({ "master": null, "alive": { "nodes": nodes, "servers": servers } }))?;
+            return Ok(failure);
+        }
+        for (name, pid) in &self.nodes {
+            context.say(format!(
+                "node {name} is alive (pid {pid}), and its servers with it"
+            ))?;
+        }
+        for (node, servers) in &self.orphans {
+            let list: Vec<_> = servers
+                .iter()
+                .map(|(id, pid)| format!("{id} (pid {pid})"))
+                .collect();
+            context.say(format!(
+                "node {node} is dead; alive of its servers: {}",
+                list.join(", ")
+            ))?;
+        }
+        Ok(failure)
+    }
+}
+
+/// Finds what lives without a master.
+pub(crate) async fn find(context: &Context) -> Result<Leftovers, Failure> {
+    let run_dir = RunDir::find(context.paths.state())?;
+    let mut found = Leftovers {
+        nodes: Vec::new(),
+        orphans: Vec::new(),
+    };
+    let marked = marked(context);
+    for name in node_names(context) {
+        match connect(&run_dir, &name).await {
+            Some((_, pid)) => found.nodes.push((name, pid)),
+            None => {
+                let servers = context.paths.node(&name).join("servers");
+                let mut own: Vec<_> = marked
+                    .iter()
+                    .filter(|(id, _)| servers.join(id).exists())
+                    .cloned()
+                    .collect();
+                own.sort();
+                own.dedup_by(|a, b| a.0 == b.0);
+                if !own.is_empty() {
+                    found.orphans.push((name, own));
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Stops what lives without a master. Exit code 3 if nothing does.
+pub(crate) async fn stop(context: &Context, limit: Option<Duration>) -> Result<(), Failure> {
+    let found = find(context).await?;
+    if found.is_empty() {
+        return Err(Failure {
+            hint: None,
+            ..Failure::not_running()
+        });
+    }
+    let run_dir = RunDir::find(context.paths.state())?;
+    let bar = context.spinner();
+    bar.set_message("stopping what an earlier master left");
+    let stopping = async {
+        for (name, _) in &found.nodes {
+            stop_node(&run_dir, name, false).await?;
+        }
+        for (name, _) in &found.orphans {
+            // A node is what knows how to end servers: it adopts them first.
+            start_node(context, name)?;
+            stop_node(&run_dir, name, true).await?;
+        }
+        Ok::<(), Failure>(())
+    };
+    let ended = within(limit, stopping).await;
+    bar.finish_and_clear();
+    ended.ok_or_else(|| Failure::new(code::TIMED_OUT, "not everything has stopped yet"))??;
+    let count = found.nodes.len() + found.orphans.len();
+    context.say(format!(
+        "stopped what an earlier master left: {count} node{}",
+        if count == 1 { "" } else { "s" }
+    ))
+}
+
+async fn connect(run_dir: &RunDir, name: &NodeName) -> Option<(Client<NodeLink>, u32)> {
+    let socket = run_dir.socket(Address::Node(name));
+    let (client, node, _) = Client::connect(&socket, &Hello::new(Role::Client, "omero-grid"))
+        .await
+        .ok()?;
+    Some((client, node.pid))
+}
+
+async fn stop_node(run_dir: &RunDir, name: &NodeName, empty: bool) -> Result<(), Failure> {
+    let Some((client, pid)) = connect(run_dir, name).await else {
+        return Ok(());
+    };
+    let process = stat(pid).and_then(|stat| PidFd::open(pid, stat.start_time).ok().flatten());
+    if empty {
+        client
+            .call(&Request::Configure(Assignment {
+                generation: 1,
+                servers: Vec::new(),
+            }))
+            .await?;
+    }
+    client.call(&Request::Stop).await?;
+    client.closed().await;
+    if let Some(process) = process {
+        let _ = process.ended().await;
+    }
+    Ok(())
+}
+
+/// Starts a node and waits until it listens.
+fn start_node(context: &Context, name: &NodeName) -> Result<(), Failure> {
+    let paths = &context.paths;
+    let args: Vec<OsString> = ["node-process", "--name", name.as_str(), "--dir"]
+        .map(OsString::from)
+        .into_iter()
+        .chain([paths.dir().into(), "--state".into(), paths.state().into()])
+        .collect();
+    let env = crate::master::inherited_environment();
+    let (read, write) = std::io::pipe()?;
+    let write = std::os::fd::OwnedFd::from(write);
+    {
+        let mut spawn = Spawn::new("/proc/self/exe", &args, &env, paths.dir());
+        spawn.argv0 = Some(OsStr::new("omero-grid"));
+        spawn.stdout = Some(&write);
+        spawn.new_session = true;
+        spawn
+            .start()
+            .map_err(|error| Failure::new(code::FAILED, crate::telemetry::chain(&error)))?;
+    }
+    drop(write);
+    std::io::read_to_string(std::io::Read::take(read, 1 << 16))?;
+    Ok(())
+}
+
+/// Returns the nodes that ever ran here: those with a directory of servers.
+fn node_names(context: &Context) -> Vec<NodeName> {
+    let entries = std::fs::read_dir(context.paths.state().join("var"));
+    let mut names: Vec<NodeName> = entries
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            entry
+                .path()
+                .join("servers")
+                .is_dir()
+                .then(|| entry.file_name().to_str()?.parse().ok())?
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+/// Returns the living processes with a mark of this grid: server id and pid, oldest first.
+fn marked(context: &Context) -> Vec<(String, u32)> {
+    let Ok(table) = Table::read() else {
+        return Vec::new();
+    };
+    let dir = context.paths.dir().as_os_str().as_bytes();
+    let mut found: Vec<_> = table
+        .iter()
+        .filter(|stat| stat.is_alive())
+        .filter_map(|stat| {
+            let mark = environment_variable(stat.pid, "OMERO_GRID_SERVER")?;
+            let mut parts = mark.rsplitn(3, |b| *b == b'/');
+            let (_, id, own) = (parts.next()?, parts.next()?, parts.next()?);
+            (own == dir).then(|| {
+                (
+                    stat.start_time,
+                    String::from_utf8_lossy(id).into_owned(),
+                    stat.pid,
+                )
+            })
+        })
+        .collect();
+    found.sort();
+    found.into_iter().map(|(_, id, pid)| (id, pid)).collect()
+}
