@@ -103,10 +103,7 @@ async fn guessing_in_parallel_or_hanging_up_gains_nothing() {
         let _ = login.verify(&tasks, "ann", &guess).await;
     });
     // Yielding keeps the paused clock where it is until the failure is noted; only the answer is still to come.
-    let now = f.login.clock.now().mono;
-    while f.login.throttle().delayed_until("ann").unwrap() <= now {
-        tokio::task::yield_now().await;
-    }
+    delayed(&f).await;
     guess.abort();
     f.tasks.finish().await;
     let start = Instant::now();
@@ -125,15 +122,23 @@ async fn a_remembered_password_is_not_held_up_by_guessing_until_the_hash_changes
     f.attempt("ann", "x").await.unwrap_err();
     let start = Instant::now();
     f.attempt("ann", "x").await.unwrap_err();
+    // While a task only yields, the paused clock stands still.
+    let stand_still = tokio::spawn(async {
+        loop {
+            tokio::task::yield_now().await;
+        }
+    });
     let (login, tasks) = (f.login.clone(), f.tasks.clone());
     let guess = tokio::spawn(async move {
         let guess = Secret::new("x");
         login.verify(&tasks, "ann", &guess).await.unwrap_err();
     });
-    tokio::time::sleep(Duration::from_millis(1)).await;
+    delayed(&f).await;
     let before = Instant::now();
     assert!(f.attempt("ann", "omero").await.is_ok());
     assert_eq!(before.elapsed(), Duration::ZERO, "did not wait its turn");
+    assert!(!guess.is_finished());
+    stand_still.abort();
     guess.await.unwrap();
     assert!(start.elapsed() >= Duration::from_secs(6));
     f.store
@@ -146,6 +151,14 @@ async fn a_remembered_password_is_not_held_up_by_guessing_until_the_hash_changes
         .unwrap();
     f.attempt("ann", "omero").await.unwrap_err();
     assert!(f.attempt("ann", "new").await.is_ok());
+}
+
+/// Waits until the throttle delays the next attempt of `ann`.
+async fn delayed(f: &Fixture) {
+    let now = f.login.clock.now().mono;
+    while f.login.throttle().delayed_until("ann").unwrap() <= now {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[test]

@@ -232,9 +232,9 @@ async fn serve(
     let listener = Listener::bind(&address, &[]).map_err(BlitzError::Listen)?;
     info!(server = %server, path = %address.display(), "serves");
 
-    let mut timers = tokio::task::JoinSet::new();
-    timers.spawn(blitz.clone().run_timers());
     let (end, ending) = watch::channel(false);
+    let mut timers = tokio::task::JoinSet::new();
+    timers.spawn(blitz.clone().run_timers(ending.clone()));
     let me = Hello::new(Role::Blitz, server.as_str());
     let serving = listener.serve::<BlitzLink, _>(me, blitz.clone(), ending);
     tokio::pin!(serving);
@@ -250,7 +250,9 @@ async fn serve(
     };
     end.send_replace(true);
     serving.await;
-    timers.shutdown().await;
+    if let Some(Err(error)) = timers.join_next().await {
+        warn!(%error, "the timers had failed");
+    }
     let stopped = if superseded {
         Err(BlitzError::Superseded {
             server: server.clone(),

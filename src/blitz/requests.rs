@@ -225,9 +225,9 @@ impl Blitz {
                 self.by_prefix(&prefix)?
             }
         };
-        let found = self.with_sessions(|sessions, _| sessions.user(uuid));
-        let Some((_, user)) = found else {
-            return Err(self.missing(uuid).await);
+        let user = match self.with_sessions(|sessions, now| sessions.look(uuid, now)) {
+            Ok(user) => user,
+            Err(absent) => return Err(self.absent(uuid, absent).await),
         };
         let blitz = self.clone();
         self.tasks

@@ -158,11 +158,18 @@ impl Blitz {
     ) -> Result<crate::ipc::message::blitz::Session, Refusal> {
         match self.with_sessions(|sessions, now| sessions.access(uuid, now)) {
             Ok(session) => Ok(session),
-            Err(Absent::Unknown) => Err(self.missing(uuid).await),
-            Err(Absent::TimedOut(ended)) => {
+            Err(absent) => Err(self.absent(uuid, absent).await),
+        }
+    }
+
+    /// Says why a look-up had no result, and sees to the end of what has timed out.
+    pub(super) async fn absent(self: &Arc<Self>, uuid: SessionId, absent: Absent) -> Refusal {
+        match absent {
+            Absent::Unknown => self.missing(uuid).await,
+            Absent::TimedOut(ended) => {
                 let refusal = gone(uuid, ended.reason, ended.limit);
                 self.ended_in_background(vec![ended]);
-                Err(refusal)
+                refusal
             }
         }
     }
@@ -256,8 +263,10 @@ impl Blitz {
         Some(ended)
     }
 
-    /// Runs the timers until dropped. There is none while nothing can time out and nothing is to be written.
-    pub(super) async fn run_timers(self: Arc<Self>) {
+    /// Runs the timers until `stop` becomes true; a write under way is finished first.
+    ///
+    /// There is no timer while nothing can time out and nothing is to be written.
+    pub(super) async fn run_timers(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         loop {
             let next = {
                 let mut core = self.core();
@@ -271,9 +280,10 @@ impl Blitz {
                 }
             };
             tokio::select! {
-                // Cancel safe: sleeping loses nothing, and a permit of `notified` stays if it is not taken.
+                // Cancel safe: sleeping loses nothing, `wait_for` only reads, and a permit of `notified` stays if it is not taken.
                 () = due => {}
                 () = self.wake.notified() => continue,
+                _ = stop.wait_for(|stop| *stop) => return,
             }
             let now = self.clock.now();
             let (ended, flush) = {

@@ -43,7 +43,6 @@ pub(crate) struct Sessions {
 
 #[derive(Debug)]
 struct Session {
-    user_id: u64,
     user: Arc<str>,
     agent: Box<str>,
     ip: Box<str>,
@@ -94,7 +93,6 @@ impl Sessions {
             .or_insert_with(|| row.user.into())
             .clone();
         let session = Session {
-            user_id: row.user_id,
             user,
             agent: row.agent.into(),
             ip: row.ip.into(),
@@ -119,9 +117,11 @@ impl Sessions {
         Ok(session.view(uuid, now))
     }
 
-    /// Returns the number and name of a session's user, if it is open; not an access.
-    pub(crate) fn user(&self, uuid: SessionId) -> Option<(u64, Arc<str>)> {
-        self.open.get(&uuid).map(|s| (s.user_id, s.user.clone()))
+    /// Looks a session up without counting as access; returns its user's name.
+    pub(crate) fn look(&mut self, uuid: SessionId, now: Now) -> Result<Arc<str>, Absent> {
+        self.check(uuid, now)?;
+        let session = self.open.get(&uuid).ok_or(Absent::Unknown)?;
+        Ok(session.user.clone())
     }
 
     /// Returns a session as it is told to others; not an access.

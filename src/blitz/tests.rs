@@ -234,6 +234,40 @@ async fn sessions_survive_a_kill_and_an_orderly_stop() {
 }
 
 #[tokio::test]
+async fn downtime_is_not_idle_time() {
+    let place = Place::new();
+    let blitz = place.start("omero.sessions.timeout=2000").await;
+    let (client, _events) = place.connect(Role::Client).await;
+    let uuid = place.create(&client).await.uuid;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let accessed = Instant::now();
+    client
+        .call(&Request::KeepAlive { session: uuid })
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    drop(client);
+    blitz.stop().await;
+    let before = accessed.elapsed();
+    tokio::time::sleep(Duration::from_millis(2000)).await;
+    let restarted = Instant::now();
+    let blitz = place.start("").await;
+    let (client, _events) = place.connect(Role::Client).await;
+    let list = Request::List {
+        after: None,
+        limit: 10,
+    };
+    let Reply::Sessions { sessions, .. } = client.call(&list).await.unwrap() else {
+        panic!("no sessions");
+    };
+    let idle = Duration::from_millis(sessions[0].idle_ms);
+    let most = before + restarted.elapsed() + Duration::from_millis(2);
+    assert!(idle >= Duration::from_millis(300), "{idle:?}");
+    assert!(idle <= most, "{idle:?} {most:?}");
+    blitz.stop().await;
+}
+
+#[tokio::test]
 async fn a_session_times_out_and_says_so_also_after_a_restart() {
     let place = Place::new();
     let blitz = place.start("omero.sessions.timeout=100").await;

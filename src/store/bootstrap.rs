@@ -113,7 +113,14 @@ mod tests {
                 "{path:?}"
             );
         }
-        let root = Sqlite::open(&db).unwrap().user("root").unwrap().unwrap();
+        let mut store = Sqlite::open(&db).unwrap();
+        let root = store.user("root").unwrap().unwrap();
+        for side in ["-wal", "-shm"] {
+            let path = temp.path().join(format!("var/grid.db{side}"));
+            let mode = fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{path:?}");
+        }
+        drop(store);
         assert_eq!((root.id, root.admin), (0, true));
         assert_eq!(
             password::verify(root.hash.as_deref(), 0, secret.reveal(), true),

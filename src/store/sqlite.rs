@@ -18,6 +18,10 @@ use crate::model::SessionId;
 /// How long to wait for a lock that another process holds: commits take milliseconds.
 const BUSY: Duration = Duration::from_secs(5);
 
+/// The pause between two tries for such a lock. SQLite's own pauses grow to 100 ms, so that among several busy Blitzes one that
+/// has waited gets ever fewer chances.
+const BUSY_PAUSE: Duration = Duration::from_micros(500);
+
 /// The largest file that is read through at open; of a larger one only the beginning and the tables' heads are.
 const MAX_CHECKED: u64 = 64 * 1024 * 1024;
 
@@ -98,7 +102,7 @@ impl Sqlite {
         let fail = |source| StoreError::of("open the tables", path, source);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(path, flags).map_err(fail)?;
-        configure(&connection).map_err(fail)?;
+        configure(&mut connection).map_err(fail)?;
         schema::migrate(&mut connection).map_err(fail)?;
         Ok(Self {
             connection,
@@ -225,8 +229,8 @@ fn check(path: &Path, length: u64) -> Result<(), StoreError> {
     }
 }
 
-fn configure(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(BUSY)?;
+fn configure(connection: &mut Connection) -> rusqlite::Result<()> {
+    connection.busy_handler(Some(wait))?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
@@ -235,6 +239,20 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update_and_check(None, "journal_size_limit", 4 * 1024 * 1024, |_| Ok(()))?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(())
+}
+
+/// Waits before the next try for a lock; false when that has been long enough.
+fn wait(tries: i32) -> bool {
+    let waited = BUSY_PAUSE.saturating_mul(tries.unsigned_abs());
+    if waited >= BUSY {
+        return false;
+    }
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "no event tells that another process has released a lock of SQLite"
+    )]
+    std::thread::sleep(BUSY_PAUSE);
+    true
 }
 
 fn adopt(

@@ -280,6 +280,39 @@ fn a_full_file_system_refuses_the_batch_and_nothing_else() {
     );
 }
 
+#[test]
+fn several_busy_servers_all_get_their_turn() {
+    let temp = tempfile::tempdir().unwrap();
+    drop(made(temp.path()));
+    let path = temp.path().join("grid.db");
+    let threads: Vec<_> = (0..4)
+        .map(|n| {
+            let path = path.clone();
+            std::thread::spawn(move || {
+                let mut store = Sqlite::open(&path).unwrap();
+                let owner = store.adopt(&format!("Blitz-{n}"), "p").unwrap().owner;
+                let mut longest = Duration::ZERO;
+                for _ in 0..200 {
+                    let start = std::time::Instant::now();
+                    one(&mut store, &owner, Write::Open(session(None)));
+                    longest = longest.max(start.elapsed());
+                }
+                longest
+            })
+        })
+        .collect();
+    for thread in threads {
+        let longest = thread.join().unwrap();
+        println!("longest wait {longest:?}");
+        assert!(longest < BUSY, "{longest:?}");
+    }
+    let mut store = Sqlite::open(&path).unwrap();
+    for n in 0..4 {
+        let adopted = store.adopt(&format!("Blitz-{n}"), "q").unwrap();
+        assert_eq!(adopted.sessions.len(), 200);
+    }
+}
+
 #[tokio::test]
 async fn everybody_who_waits_is_answered_by_what_was_asked() {
     let temp = tempfile::tempdir().unwrap();
