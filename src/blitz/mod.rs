@@ -6,7 +6,6 @@
 mod clock;
 mod hub;
 mod login;
-mod notify;
 mod properties;
 mod requests;
 mod service;
@@ -306,7 +305,7 @@ fn signals() -> io::Result<UnixStream> {
 
 fn ready(socket: Option<OsString>) {
     if let Some(socket) = socket.filter(|socket| !socket.is_empty())
-        && let Err(error) = notify::send(&socket, "READY=1\n")
+        && let Err(error) = crate::sys::notify::send(&socket, "READY=1\n")
     {
         warn!(error = %chain(&error), "cannot tell the node that this Blitz is ready");
     }

@@ -97,7 +97,7 @@ fn tail(path: &Path, lines: usize) -> io::Result<(Vec<u8>, u64)> {
     let mut text = Vec::new();
     file.take(TAIL).read_to_end(&mut text)?;
     let body = text.strip_suffix(b"\n").unwrap_or(&text);
-    let breaks = body
+    let mut breaks = body
         .iter()
         .enumerate()
         .rev()
@@ -105,7 +105,7 @@ fn tail(path: &Path, lines: usize) -> io::Result<(Vec<u8>, u64)> {
         .map(|(at, _)| at + 1);
     let start = match lines.checked_sub(1) {
         None => text.len(),
-        Some(more) => breaks.skip(more).next().unwrap_or(0),
+        Some(more) => breaks.nth(more).unwrap_or(0),
     };
     Ok((text.split_off(start), end))
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sd_notify::NotifyState;
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::shared::{Shared, Snapshot};
+use crate::sys::notify;
 
 /// While it starts or stops, systemd is asked for this much more time …
 const EXTENSION: Duration = Duration::from_secs(30);
@@ -19,12 +19,17 @@ const EXTEND_EVERY: Duration = Duration::from_secs(10);
 ///
 /// More time to start is asked for until `wait` has passed since the start.
 pub(crate) async fn run(shared: Arc<Shared>, wait: Duration) {
-    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
-    }
+    };
+    let notify = |text: &str| {
+        if let Err(error) = notify::send(&socket, text) {
+            warn!(%error, "cannot notify systemd");
+        }
+    };
     let begun = Instant::now();
     let mut snapshots = shared.snapshot.subscribe();
-    let mut watchdog = sd_notify::watchdog_enabled().map(|limit| tokio::time::interval(limit / 2));
+    let mut watchdog = watchdog().map(|limit| tokio::time::interval(limit / 2));
     let mut extend = tokio::time::interval(EXTEND_EVERY);
     let mut ready = false;
     let mut stopping = false;
@@ -34,15 +39,15 @@ pub(crate) async fn run(shared: Arc<Shared>, wait: Duration) {
         if snapshot.revision > 0 {
             if snapshot.status.stopping && !stopping {
                 stopping = true;
-                notify(&[NotifyState::Stopping]);
+                notify("STOPPING=1\n");
             }
             if !ready && !stopping && snapshot.status.missing.is_empty() {
                 ready = true;
-                notify(&[NotifyState::Ready]);
+                notify("READY=1\n");
             }
             let text = in_words(&snapshot, ready);
             if text != said {
-                notify(&[NotifyState::Status(&text)]);
+                notify(&format!("STATUS={text}\n"));
                 said = text;
             }
         }
@@ -50,8 +55,8 @@ pub(crate) async fn run(shared: Arc<Shared>, wait: Duration) {
         // Cancel safe: watches and intervals lose nothing.
         tokio::select! {
             changed = snapshots.changed() => if changed.is_err() { return },
-            _ = extend.tick(), if extending => notify(&[NotifyState::ExtendTimeoutUsec(micros(EXTENSION))]),
-            () = tick(&mut watchdog) => notify(&[NotifyState::Watchdog]),
+            _ = extend.tick(), if extending => notify(&format!("EXTEND_TIMEOUT_USEC={}\n", EXTENSION.as_micros())),
+            () = tick(&mut watchdog) => notify("WATCHDOG=1\n"),
         }
     }
 }
@@ -86,12 +91,10 @@ fn in_words(snapshot: &Snapshot, ready: bool) -> String {
     }
 }
 
-fn micros(duration: Duration) -> u32 {
-    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
-}
-
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        warn!(%error, "cannot notify systemd");
-    }
+/// Returns the time within which systemd wants to hear of this process (`WATCHDOG_USEC`), if it does.
+fn watchdog() -> Option<Duration> {
+    let value = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
+    let for_us = value("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+    let limit = value("WATCHDOG_USEC").filter(|usec| *usec > 0 && for_us)?;
+    Some(Duration::from_micros(limit))
 }

@@ -11,14 +11,17 @@
 //! | [`reaper`] | `SIGCHLD` and `waitid` |
 //! | [`signals`] | signals as messages |
 //! | [`watch`] | inotify |
+//! | [`notify`] | saying `READY=1` |
 //! | [`notify_socket`] | the socket a server says `READY=1` on |
 //! | [`memory`] | the kernel's count of processes it killed for want of memory |
+//! | [`stdio`] | standard streams that leave the terminal |
 //! | [`clock`], [`host`] | time and the machine |
 
 pub mod clock;
 pub mod host;
 pub mod lock;
 pub mod memory;
+pub mod notify;
 pub mod notify_socket;
 #[expect(unsafe_code, reason = "killpg with any signal")]
 pub mod process;

@@ -16,7 +16,7 @@ pub(crate) fn send(socket: &OsStr, text: &str) -> io::Result<()> {
     };
     let datagram = UnixDatagram::unbound()?;
     datagram.connect_addr(&address)?;
-    // A full queue must not stop the Blitz.
+    // A full queue must not stop whoever has something to say.
     datagram.set_nonblocking(true)?;
     datagram.send(text.as_bytes()).map(drop)
 }
