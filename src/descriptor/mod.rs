@@ -4,8 +4,6 @@
 //! configuration files; [`Diff`] says what changed. Everything is pure except [`Disk`], which is where files come from.
 //! Running anything is left to the nodes. How we differ from IceGrid, and why, is in `BEHAVIOUR.md` beside this file.
 
-#![doc = include_str!("BEHAVIOUR.md")]
-
 mod application;
 mod command;
 mod config_file;

@@ -138,6 +138,9 @@ impl Expander<'_> {
                 }
             }
         }
+        for pairs in self.deployment.adapters.values_mut() {
+            pairs.sort();
+        }
         self.check_lists();
         self.check_start();
     }

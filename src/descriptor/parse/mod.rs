@@ -407,7 +407,7 @@ impl<'p> Parser<'p> {
         }
     }
 
-    fn include(&mut self, file: &Text, targets: &Text) {
+    fn include(&mut self, file: &Text, targets: &Text, element: Pos) {
         let folder = self
             .chain
             .last()
@@ -438,7 +438,7 @@ impl<'p> Parser<'p> {
         let before = self
             .targets
             .select(targets.as_str().split_whitespace(), targets.at());
-        self.file(&path, file.at());
+        self.file(&path, element);
         self.targets.deselect(before);
     }
 
