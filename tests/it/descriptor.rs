@@ -1,4 +1,5 @@
 //! Descriptors through the program: what IceGrid made of the same files, where they are at hand.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -382,11 +383,11 @@ fn bad_input_is_refused_with_its_place() {
         ),
         (
             in_server("<optoin/>"),
-            "d.xml:2:40: error: unknown element <optoin>, did you mean 'option'?",
+            "d.xml:2:39: error: unknown element <optoin>, did you mean 'option'?",
         ),
         (
             server("id=\"s\" exe=\"x\" activaton=\"always\""),
-            "d.xml:2:40: error: unknown attribute 'activaton' of <server>, did you mean 'activation'?",
+            "d.xml:2:39: error: unknown attribute 'activaton' of <server>, did you mean 'activation'?",
         ),
         (
             server("id=\"s\""),
@@ -420,7 +421,7 @@ fn bad_input_is_refused_with_its_place() {
             application(
                 "<node name=\"n\"><server id=\"s\" exe=\"x\"/><server id=\"s\" exe=\"x\"/></node>",
             ),
-            "d.xml:2:43: error: duplicate server 's'",
+            "d.xml:2:48: error: duplicate server 's'",
         ),
         (
             instance("template=\"BlitzTemplat\" index=\"0\""),
