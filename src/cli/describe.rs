@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::check::{CliError, DescriptorArgs, Format, refuse, show, write_json};
 use crate::descriptor::{
     Application, Deployment, Diagnostics, NodeFacts, ObjectInfo, PlacedServer, Resolved,
-    ServerDescriptor, command, environment, node_stage,
+    ServerDescriptor, command, environment, is_secret, node_stage,
 };
 use crate::model::{NodeName, ServerId};
 use crate::sys::host::Host;
@@ -320,9 +320,7 @@ fn server(
         line("service", &format!("{} ({})", service.name, service.entry))?;
     }
     for (name, value) in &shown.property_set.properties {
-        let secret = ["pass", "secret", "token"]
-            .iter()
-            .any(|word| name.to_ascii_lowercase().contains(word));
+        let secret = is_secret(name);
         line(
             "property",
             &format!(
