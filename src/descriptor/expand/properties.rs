@@ -302,7 +302,7 @@ fn first_repeated<'s>(
         if named.set.references.is_empty() {
             continue;
         }
-        if met.len() > 10 * MAX_DEPTH {
+        if met.len() > 2 * MAX_DEPTH {
             return None;
         }
         if !met.insert(reference.as_str().to_owned()) {
