@@ -1,7 +1,9 @@
 //! The command line: parses, assembles the roles, turns errors into exit codes. Only this module ends the process.
 
+mod check;
 mod context;
 mod deploy;
+mod describe;
 mod failure;
 mod generate;
 mod leftovers;
@@ -14,7 +16,7 @@ mod start;
 mod status;
 mod user;
 
-use std::io::Write as _;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -34,6 +36,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Check a descriptor: every fault, with its place
+    Check(check::CheckArgs),
+    /// Show what a descriptor means
+    Describe(describe::DescribeArgs),
     /// Start the grid
     Start(start::StartArgs),
     /// Stop the grid
@@ -89,12 +95,23 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
+    match &cli.command {
+        // These need no grid, not even a place for one.
+        Command::Check(args) => {
+            return buffered(|out, err| check::run(args, cli.global.format, out, err));
+        }
+        Command::Describe(args) => {
+            return buffered(|out, err| describe::run(args, cli.global.format, out, err));
+        }
+        _ => {}
+    }
     let context = Context::new(&cli.global)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
         match cli.command {
+            Command::Check(_) | Command::Describe(_) => Ok(()),
             Command::Start(args) => start::start(&context, args).await,
             Command::Stop(args) => start::stop(&context, args).await,
             Command::Restart(args) => start::restart(&context, args).await,
@@ -114,6 +131,17 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::MasterProcess(args) => start::master_process(&context, args).await,
         }
     })
+}
+
+/// Runs a command that writes much at once.
+fn buffered(
+    run: impl FnOnce(&mut dyn Write, &mut dyn Write) -> Result<(), check::CliError>,
+) -> Result<(), Failure> {
+    let mut out = std::io::BufWriter::new(anstream::AutoStream::auto(std::io::stdout()));
+    let mut err = anstream::AutoStream::auto(std::io::stderr());
+    let result = run(&mut out, &mut err);
+    out.flush()?;
+    Ok(result?)
 }
 
 fn show(failure: &Failure) {

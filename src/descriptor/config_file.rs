@@ -236,10 +236,11 @@ fn escape(text: &str, name: bool, as_icegrid: bool) -> String {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.char_indices().peekable();
     while let Some((index, c)) = chars.next() {
+        // Ice drops a backslash before any blank; IceGrid minds the outer ones only.
         let doubled = c == '\\'
-            && chars
-                .peek()
-                .is_some_and(|(i, next)| *next == '\\' || special(*i, *next));
+            && chars.peek().is_some_and(|(i, next)| {
+                *next == '\\' || special(*i, *next) || (*next == ' ' && !as_icegrid)
+            });
         if doubled || special(index, c) {
             out.push('\\');
         }

@@ -33,7 +33,7 @@ pub struct Deployment {
     pub servers: BTreeMap<ServerId, PlacedServer>,
     /// Every adapter id and replica group id, with the (adapter id, replica group id) pairs it stands for.
     pub adapters: BTreeMap<String, Vec<(String, String)>>,
-    /// Every well-known object and allocatable, by identity.
+    /// Every well-known object, by identity. Allocatables are found through their session only.
     pub objects: BTreeMap<String, ObjectInfo>,
     /// Every replica group, by id.
     pub replica_groups: BTreeMap<String, ReplicaGroupDescriptor>,

@@ -4,8 +4,6 @@
 //! configuration files; [`Diff`] says what changed. Everything is pure except [`Disk`], which is where files come from.
 //! Running anything is left to the nodes. How we differ from IceGrid, and why, is in `BEHAVIOUR.md` beside this file.
 
-#![doc = include_str!("BEHAVIOUR.md")]
-
 mod application;
 mod command;
 mod config_file;
@@ -30,6 +28,7 @@ pub use deployment::{
     DEFAULT_READY, DEFAULT_TIMEOUT, Deployment, GridProperties, NodePlacement, ObjectInfo,
     PlacedServer, Ready,
 };
+pub(crate) use diagnostic::is_secret;
 pub use diagnostic::{Diagnostic, Diagnostics, IceGridFault, Severity, Stage};
 pub use diff::{Change, Diff, ServerChange};
 pub use expand::Others;
@@ -127,5 +126,126 @@ fn lay_profile(application: &mut Application, profile: &[Property]) {
                 .iter()
                 .map(|(name, value)| (literal(name), literal(value))),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DEFAULT: &str = include_str!("../../descriptors/default.xml");
+    const TEMPLATES: &str = include_str!("../../descriptors/templates.xml");
+
+    fn files(default: &str, templates: &str) -> BTreeMap<PathBuf, Vec<u8>> {
+        [("default.xml", default), ("templates.xml", templates)]
+            .into_iter()
+            .map(|(name, text)| (PathBuf::from(name), text.as_bytes().to_vec()))
+            .collect()
+    }
+
+    fn request() -> Request {
+        Request {
+            file: PathBuf::from("default.xml"),
+            ..Request::default()
+        }
+    }
+
+    #[test]
+    fn what_is_loaded_survives_being_stored() {
+        let loaded = load(&files(DEFAULT, TEMPLATES), &request()).unwrap();
+        let text = serde_json::to_string(&loaded.deployment).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Deployment>(&text).unwrap(),
+            loaded.deployment
+        );
+        let text = serde_json::to_string(&loaded.definition).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Application>(&text).unwrap(),
+            loaded.definition
+        );
+        assert_eq!(
+            loaded.deployment.required(),
+            ["Blitz-0".parse().unwrap(), "Blitz-1".parse().unwrap()]
+        );
+        let backup = &loaded.deployment.nodes[&"backup".parse().unwrap()];
+        assert!(backup.is_manual());
+    }
+
+    #[test]
+    fn the_profile_is_laid_literally_and_only_once() {
+        let profile = vec![("omero.data.dir".to_owned(), "$${x}/${y}".to_owned())];
+        let request = Request {
+            profile: Some(profile),
+            ..request()
+        };
+        let loaded = load(&files(DEFAULT, TEMPLATES), &request).unwrap();
+        let server = &loaded.deployment.servers[&"Blitz-0".parse().unwrap()].descriptor;
+        let resolved = node_stage(server, "OMERO", "master", &NodeFacts::default()).unwrap();
+        assert_eq!(
+            resolved.descriptor.property_set.get("omero.data.dir"),
+            Some("$${x}/${y}")
+        );
+        let own = TEMPLATES.replace(
+            "<properties id=\"Profile\"/>",
+            "<properties id=\"Profile\"/><properties id=\"__ACTIVE__\"/>",
+        );
+        let loaded = load(&files(DEFAULT, &own), &request).unwrap();
+        let server = &loaded.deployment.servers[&"Blitz-0".parse().unwrap()].descriptor;
+        assert_eq!(server.property_set.get("omero.data.dir"), Some("var/data"));
+    }
+
+    #[test]
+    fn chains_of_property_sets_are_bounded() {
+        let doubling: String = (0..60)
+            .map(|n| {
+                let next = n + 1;
+                format!("<properties id=\"p{n}\"><properties refid=\"p{next}\"/><properties refid=\"p{next}\"/></properties>")
+            })
+            .collect();
+        let text = format!(
+            "<icegrid><application name=\"A\">{doubling}<properties id=\"p60\"><property name=\"a\"/></properties></application></icegrid>"
+        );
+        assert!(load(&files(&text, ""), &request()).is_err());
+        let chain: String = (0..5000)
+            .map(|n| {
+                format!(
+                    "<properties id=\"p{n}\"><properties refid=\"p{}\"/></properties>",
+                    n + 1
+                )
+            })
+            .collect();
+        let text = format!("<icegrid><application name=\"A\">{chain}</application></icegrid>");
+        for strict in [false, true] {
+            assert!(
+                load(
+                    &files(&text, ""),
+                    &Request {
+                        strict,
+                        ..request()
+                    }
+                )
+                .is_err()
+            );
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        #[test]
+        fn no_damage_panics(at in 0..TEMPLATES.len(), length in 0..40usize, put in "[<>/\"=${}a ]{0,6}") {
+            let end = (at + length).min(TEMPLATES.len());
+            prop_assume!(TEMPLATES.is_char_boundary(at) && TEMPLATES.is_char_boundary(end));
+            let damaged = format!("{}{put}{}", &TEMPLATES[..at], &TEMPLATES[end..]);
+            if let Err(diagnostics) = load(&files(DEFAULT, &damaged), &request()) {
+                prop_assert!(diagnostics.errors().count() > 0);
+                let shown: Vec<String> = diagnostics.0.iter().map(ToString::to_string).collect();
+                prop_assert!(!shown.is_empty());
+            }
+        }
     }
 }

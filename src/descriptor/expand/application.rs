@@ -108,7 +108,7 @@ impl Expander<'_> {
         }
         self.known.groups.insert(id.clone(), group.id.at());
         for (object, written) in expanded.objects.iter().zip(&group.objects) {
-            self.publish(object, &id, written.identity.at());
+            self.publish(object, &id, written.identity.at(), true);
         }
         self.deployment.adapters.entry(id.clone()).or_default();
         self.deployment.replica_groups.insert(id, expanded);
@@ -217,12 +217,13 @@ impl Expander<'_> {
         options
     }
 
-    /// Makes an object known under its identity.
+    /// Makes an identity known; clients find it by name if it is well known, which an allocatable is not.
     pub(super) fn publish(
         &mut self,
         object: &ObjectDescriptor,
         adapter: &str,
         at: crate::descriptor::text::Pos,
+        well_known: bool,
     ) {
         let identity = &object.identity;
         if let Some(first) = self.known.objects.get(identity) {
@@ -250,6 +251,9 @@ impl Expander<'_> {
                 )
                 .registry(reason),
             );
+        }
+        if !well_known {
+            return;
         }
         // Options were checked when the object was expanded.
         let options = ProxyOptions::parse(&object.proxy_options)

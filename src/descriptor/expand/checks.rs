@@ -138,6 +138,9 @@ impl Expander<'_> {
                 }
             }
         }
+        for pairs in self.deployment.adapters.values_mut() {
+            pairs.sort();
+        }
         self.check_lists();
         self.check_start();
     }
@@ -147,7 +150,7 @@ impl Expander<'_> {
         let lists = std::mem::take(&mut self.known.lists);
         let servers = &self.deployment.servers;
         let names = || servers.keys().map(ServerId::as_str);
-        let mut unknown =
+        let unknown =
             |report: &mut crate::descriptor::diagnostic::Report, list: &str, id: &str, at: Pos| {
                 let exists =
                     self.known.servers.contains_key(id) || self.others.servers.contains(id);

@@ -12,7 +12,7 @@ use crate::descriptor::types::{Property, PropertySet};
 use crate::descriptor::variables::SubstitutionError;
 
 /// The most properties that one list of references may come to.
-const MAX_PROPERTIES: usize = 100_000;
+const MAX_PROPERTIES: usize = 20_000;
 
 /// How deep property sets may refer to property sets.
 const MAX_DEPTH: usize = 100;
@@ -123,7 +123,12 @@ impl Expander<'_> {
         context: &Context<'_>,
     ) {
         for named in sets.values() {
-            self.references(&named.set.references, all, context);
+            if self.strict {
+                self.refuse_repeated(&named.set.references, all, context);
+            }
+            for reference in &named.set.references {
+                self.reference(reference, all, context, &mut Vec::new());
+            }
         }
     }
 
@@ -242,6 +247,8 @@ impl Expander<'_> {
                     ),
                     context,
                 );
+                // Whoever refers to this set need not carry the load on.
+                out.clear();
                 break;
             }
         }
@@ -295,7 +302,7 @@ fn first_repeated<'s>(
         if named.set.references.is_empty() {
             continue;
         }
-        if met.len() > 10 * MAX_DEPTH {
+        if met.len() > 2 * MAX_DEPTH {
             return None;
         }
         if !met.insert(reference.as_str().to_owned()) {

@@ -508,7 +508,7 @@ impl Expander<'_> {
                 let Some(object) = object else { continue };
                 // As object and as allocatable of one adapter the same identity counts once.
                 if met.insert(object.identity.clone()) || !allocatable {
-                    self.publish(object, id, written.identity.at());
+                    self.publish(object, id, written.identity.at(), !allocatable);
                 }
             }
             self.add_adapter(id, &replica_group_id, text, context);

@@ -41,7 +41,7 @@ impl Parser<'_> {
                 if file.is_missing() {
                     self.gaps.everything = true;
                 } else {
-                    self.include(&file, &targets);
+                    self.include(&file, &targets, element.at);
                 }
                 Closes::Nothing
             }

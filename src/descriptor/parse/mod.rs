@@ -212,7 +212,7 @@ impl<'p> Parser<'p> {
         let base = self.frames.len();
         let mut reader = Reader::new(file, &text);
         if let Err(fault) = self.events(&mut reader, base) {
-            self.report.error(fault);
+            self.report.error(*fault);
             self.abandon(base);
             self.gaps.everything = true;
         }
@@ -276,18 +276,18 @@ impl<'p> Parser<'p> {
         }
     }
 
-    fn events(&mut self, reader: &mut Reader<'_>, base: usize) -> Result<(), Fault> {
+    fn events(&mut self, reader: &mut Reader<'_>, base: usize) -> Result<(), Box<Fault>> {
         let mut skip: Option<(Skip, usize)> = None;
         loop {
-            match reader.next().map_err(xml_fault)? {
+            match reader.next().map_err(|error| Box::new(xml_fault(error)))? {
                 Event::Eof => return Ok(()),
                 Event::Start(element) => {
                     self.budget.elements += 1;
                     if self.budget.elements > MAX_ELEMENTS {
-                        return Err(Fault::new(
+                        return Err(Box::new(Fault::new(
                             element.at,
                             format!("more than {MAX_ELEMENTS} elements"),
-                        ));
+                        )));
                     }
                     match &mut skip {
                         Some((why, depth)) => {
@@ -303,6 +303,8 @@ impl<'p> Parser<'p> {
                                     closes,
                                     text: String::new(),
                                 }),
+                                // What is no descriptor at all is not read further.
+                                Err(_) if self.frames.len() == base => return Ok(()),
                                 Err(why) => {
                                     if why == Skip::Faulty {
                                         self.note_gap(&element);
@@ -407,7 +409,7 @@ impl<'p> Parser<'p> {
         }
     }
 
-    fn include(&mut self, file: &Text, targets: &Text) {
+    fn include(&mut self, file: &Text, targets: &Text, element: Pos) {
         let folder = self
             .chain
             .last()
@@ -438,7 +440,7 @@ impl<'p> Parser<'p> {
         let before = self
             .targets
             .select(targets.as_str().split_whitespace(), targets.at());
-        self.file(&path, file.at());
+        self.file(&path, element);
         self.targets.deselect(before);
     }
 
