@@ -15,7 +15,7 @@ use crate::descriptor::{
     ServerDescriptor, command, environment, is_secret, node_stage,
 };
 use crate::model::{NodeName, ServerId};
-use crate::sys::host;
+use crate::sys::host::Host;
 
 const TITLE: Style = Style::new().bold();
 const FAINT: Style = Style::new().dimmed();
@@ -140,11 +140,12 @@ impl Assumed {
     fn new(args: &DescribeArgs) -> Result<Self, CliError> {
         // Without an assumed directory each node has its own.
         let mut facts = NodeFacts::default();
-        if args.deployed {
-            let host = host::uname();
+        if args.deployed
+            && let Ok(host) = Host::read()
+        {
             facts = NodeFacts {
-                os: host.sysname,
-                hostname: host.nodename,
+                os: host.os,
+                hostname: host.hostname,
                 release: host.release,
                 version: host.version,
                 machine: host.machine,

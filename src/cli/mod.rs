@@ -9,6 +9,7 @@ mod generate;
 mod leftovers;
 mod logs;
 mod node;
+mod roles;
 mod secret;
 mod server;
 mod session;
@@ -66,6 +67,11 @@ enum Command {
     Completions(generate::CompletionsArgs),
     /// Print the manual page
     Man(generate::ManArgs),
+    /// Be the built-in Blitz (what a descriptor's server runs; its node starts it)
+    Blitz(roles::BlitzArgs),
+    /// The process of a node
+    #[command(hide = true)]
+    NodeProcess(roles::NodeProcessArgs),
     /// The process of the master
     #[command(hide = true)]
     MasterProcess(start::MasterArgs),
@@ -103,6 +109,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Describe(args) => {
             return buffered(|out, err| describe::run(args, cli.global.format, out, err));
         }
+        Command::Blitz(args) => return roles::blitz(args, cli.global.verbose),
         _ => {}
     }
     let context = Context::new(&cli.global)?;
@@ -111,7 +118,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         .build()?;
     runtime.block_on(async {
         match cli.command {
-            Command::Check(_) | Command::Describe(_) => Ok(()),
+            Command::Check(_) | Command::Describe(_) | Command::Blitz(_) => Ok(()),
+            Command::NodeProcess(args) => roles::node_process(&context, args).await,
             Command::Start(args) => start::start(&context, args).await,
             Command::Stop(args) => start::stop(&context, args).await,
             Command::Restart(args) => start::restart(&context, args).await,

@@ -247,7 +247,7 @@ async fn prepare(
     let filter =
         std::env::var("OMERO_GRID_LOG").unwrap_or_else(|_| log_filter(handover.verbose).to_owned());
     let logs = LogOptions {
-        file: paths.master_log(),
+        file: Some(paths.master_log()),
         stderr: foreground,
         format: handover.log_format,
         filter,
@@ -290,6 +290,8 @@ fn master_failure(error: MasterError) -> Failure {
         MasterError::NoDescriptor(_) => Failure::new(code::INVALID, error.to_string())
             .hint("name a descriptor, or use --builtin for the one that is compiled in"),
         MasterError::NoSuchNode { .. } => Failure::new(code::NOT_THERE, error.to_string()),
+        MasterError::Directory { .. } => Failure::new(code::FAILED, chain(&error))
+            .hint("check that it can be written and that nothing else has its name"),
         error => Failure::new(code::FAILED, chain(&error)),
     }
 }

@@ -92,7 +92,7 @@ pub(crate) async fn run(context: &Context, args: UserCommand) -> Result<(), Fail
             String::new(),
         ),
     };
-    let Reply::Blitz(reply) = grid
+    let Reply::Blitz { reply } = grid
         .call(Request::Blitz {
             request: Box::new(request),
         })

@@ -13,6 +13,8 @@ mod client;
 mod frame;
 mod hello;
 mod server;
+#[cfg(test)]
+mod tests;
 
 pub use address::{Address, AddressError, RunDir};
 pub use client::{CallError, Client, ConnectError};

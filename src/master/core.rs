@@ -27,6 +27,7 @@ use crate::ipc::message::node::{Action, Goal, ServerReport};
 use crate::ipc::{Refusal, RefusalKind, RunDir};
 use crate::model::{Accepting, NodeName, NodeState, ServerId, ServerState};
 use crate::sys::clock;
+use crate::sys::host::Host;
 use crate::sys::reaper::Reaper;
 use crate::telemetry::chain;
 
@@ -114,7 +115,7 @@ impl Core {
             tell,
             news,
             started_ms: clock::now().wall_ms,
-            hostname: crate::sys::host::hostname(),
+            hostname: Host::read().map(|host| host.hostname).unwrap_or_default(),
             stopping: false,
         }
     }

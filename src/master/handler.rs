@@ -83,9 +83,9 @@ impl Handler<ClientLink> for ClientHandler {
             Request::CloseSession { target, authority } => self.close(target, authority).await,
             Request::Blitz { request } => {
                 let server = self.any_blitz()?;
-                self.ask(&server, *request)
-                    .await
-                    .map(|reply| Reply::Blitz(Box::new(reply)))
+                self.ask(&server, *request).await.map(|reply| Reply::Blitz {
+                    reply: Box::new(reply),
+                })
             }
         }
     }
@@ -222,7 +222,7 @@ impl ClientHandler {
             request: Box::new(request),
         };
         match handle.client.call(&request).await {
-            Ok(node::Reply::Blitz(reply)) => Ok(*reply),
+            Ok(node::Reply::Blitz { reply }) => Ok(*reply),
             Ok(_) => Err(strange()),
             Err(error) => Err(lost(node, error)),
         }

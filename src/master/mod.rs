@@ -78,6 +78,15 @@ pub enum MasterError {
         /// The process that holds it.
         pid: u32,
     },
+    /// A directory cannot be made.
+    #[error("cannot make the directory {path}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
     /// A lock cannot be taken.
     #[error("cannot lock the grid")]
     Lock(#[source] LockError),
@@ -142,6 +151,10 @@ impl Master {
     /// Nothing is started yet. Needs a running runtime.
     pub async fn prepare(options: Options) -> Result<Self, MasterError> {
         let paths = &options.paths;
+        private_dir(&paths.grid()).map_err(|source| MasterError::Directory {
+            path: paths.grid(),
+            source,
+        })?;
         let mut locks =
             vec![
                 Lock::acquire(&paths.master_lock())
@@ -445,6 +458,18 @@ fn beside(data: &Path) -> PathBuf {
             parent.join(format!(".{name}.omero-grid.lock"))
         }
         _ => data.join(".omero-grid.lock"),
+    }
+}
+
+/// Makes a directory for this user alone, and those above it as the mask says.
+fn private_dir(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        other => other,
     }
 }
 

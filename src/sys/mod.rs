@@ -14,6 +14,7 @@
 //! | [`notify`] | saying `READY=1` |
 //! | [`notify_socket`] | the socket a server says `READY=1` on |
 //! | [`memory`] | the kernel's count of processes it killed for want of memory |
+//! | [`user`] | giving up root |
 //! | [`stdio`] | standard streams that leave the terminal |
 //! | [`clock`], [`host`] | time and the machine |
 
@@ -36,4 +37,5 @@ pub mod signals;
 )]
 pub mod spawn;
 pub mod stdio;
+pub mod user;
 pub mod watch;

@@ -33,8 +33,8 @@ pub enum LogFormat {
 /// Where and how a process logs.
 #[derive(Debug, Clone)]
 pub struct LogOptions {
-    /// The log file; it is rotated by size.
-    pub file: PathBuf,
+    /// The log file, rotated by size; none for a process whose standard error is its log.
+    pub file: Option<PathBuf>,
     /// Whether the lines go to standard error too (`start --foreground`).
     pub stderr: bool,
     /// How events are written.
@@ -63,21 +63,28 @@ pub enum LogError {
 /// Sets up the logs of this process; later calls change nothing.
 pub fn init(options: &LogOptions) -> Result<(), LogError> {
     let filter = || EnvFilter::try_new(&options.filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let file = file::LogFile::open(&options.file).map_err(|source| LogError::Open {
-        path: options.file.clone(),
-        source,
-    })?;
+    let file = options
+        .file
+        .as_ref()
+        .map(|path| {
+            let open = file::LogFile::open(path);
+            open.map_err(|source| LogError::Open {
+                path: path.clone(),
+                source,
+            })
+        })
+        .transpose()?;
     let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
     match options.format {
         LogFormat::Text => {
-            layers.push(line::layer(file, filter()));
+            layers.extend(file.map(|file| line::layer(file, filter())));
             if options.stderr {
                 layers.push(line::layer(io::stderr, filter()));
             }
         }
         LogFormat::Json => {
             let json = || tracing_subscriber::fmt::layer().json().flatten_event(true);
-            layers.push(json().with_writer(file).with_filter(filter()).boxed());
+            layers.extend(file.map(|file| json().with_writer(file).with_filter(filter()).boxed()));
             if options.stderr {
                 layers.push(json().with_writer(io::stderr).with_filter(filter()).boxed());
             }

@@ -148,7 +148,9 @@ pub enum Reply {
         server: ServerId,
         user: String,
     },
-    Blitz(Box<blitz::Reply>),
+    Blitz {
+        reply: Box<blitz::Reply>,
+    },
 }
 
 /// A session and where it lives.

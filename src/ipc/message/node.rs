@@ -98,7 +98,7 @@ pub enum Goal {
 pub enum Reply {
     Configured { generation: u64 },
     Server(Box<ServerReport>),
-    Blitz(Box<blitz::Reply>),
+    Blitz { reply: Box<blitz::Reply> },
     Stopping,
 }
 
