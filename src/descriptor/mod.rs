@@ -1,5 +1,131 @@
-//! Application descriptors: XML text in, a validated [`Deployment`] out. Pure: files are read by the caller.
+//! Application descriptors: XML text in, a validated [`Deployment`] out, and what a node makes of it.
+//!
+//! [`load`] reads (`xml`, `parse`) and expands (`expand`); [`node_stage`] replaces what only a node knows and writes the
+//! configuration files; [`Diff`] says what changed. Everything is pure except [`Disk`], which is where files come from.
+//! Running anything is left to the nodes. How we differ from IceGrid, and why, is in `BEHAVIOUR.md` beside this file.
 
+#![doc = include_str!("BEHAVIOUR.md")]
+
+mod application;
+mod command;
+mod config_file;
+mod deployment;
+mod diagnostic;
+mod diff;
+mod expand;
+mod identity;
+mod node;
+mod parse;
+mod source;
+mod text;
 mod types;
+mod variables;
+mod xml;
 
+use std::path::PathBuf;
+
+pub use application::*;
+pub use command::{command, environment};
+pub use deployment::{
+    DEFAULT_READY, DEFAULT_TIMEOUT, Deployment, GridProperties, NodePlacement, ObjectInfo,
+    PlacedServer, Ready,
+};
+pub use diagnostic::{Diagnostic, Diagnostics, IceGridFault, Severity, Stage};
+pub use diff::{Change, Diff, ServerChange};
+pub use expand::Others;
+pub use node::{NodeFacts, NodeStageError, Resolved, node_stage};
+pub use source::{Disk, MAX_FILE, MAX_FILES, Source};
+pub use text::Text;
 pub use types::*;
+
+/// What to load, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// The descriptor.
+    pub file: PathBuf,
+    /// The targets to select.
+    pub targets: Vec<String>,
+    /// Variables that override those of the descriptor; the last of a name counts.
+    pub overrides: Vec<(String, String)>,
+    /// The file that `import-default-templates` means.
+    pub default_templates: Option<PathBuf>,
+    /// Whether everything that IceGrid refuses is refused (see `BEHAVIOUR.md`).
+    pub strict: bool,
+    /// What the other applications of the grid have.
+    pub others: Others,
+    /// The active profile of the configuration store, laid at the end of property set `Profile` unless the descriptor
+    /// includes the store itself. Values are taken literally.
+    pub profile: Option<Vec<Property>>,
+}
+
+/// A descriptor that holds.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// As written.
+    pub definition: Application,
+    /// As meant.
+    pub deployment: Deployment,
+    /// What is allowed, but hardly meant.
+    pub warnings: Vec<Diagnostic>,
+    /// The files that were read, the descriptor first.
+    pub files: Vec<PathBuf>,
+}
+
+/// Reads, expands and checks a descriptor.
+///
+/// # Errors
+///
+/// All faults that were found, with the warnings among them.
+pub fn load(source: &dyn Source, request: &Request) -> Result<Loaded, Diagnostics> {
+    let mut report = diagnostic::Report::default();
+    let options = parse::Options {
+        file: &request.file,
+        targets: &request.targets,
+        overrides: &request.overrides,
+        default_templates: request.default_templates.as_deref(),
+        strict: request.strict,
+    };
+    let parse::Parsed { application, gaps } = parse::parse(source, &options, &mut report);
+    let Some(mut application) = application else {
+        return Err(report.finish());
+    };
+    if let Some(profile) = &request.profile {
+        lay_profile(&mut application, profile);
+    }
+    let deployment = expand::expand(
+        &application,
+        source,
+        &request.others,
+        request.strict,
+        &gaps,
+        &mut report,
+    );
+    let files = report.files();
+    let failed = report.has_errors();
+    let diagnostics = report.finish();
+    if failed {
+        return Err(diagnostics);
+    }
+    Ok(Loaded {
+        definition: application,
+        deployment,
+        warnings: diagnostics.0,
+        files,
+    })
+}
+
+/// Adds the active profile to property set `Profile`, unless `config.xml` was included and has brought its own.
+fn lay_profile(application: &mut Application, profile: &[Property]) {
+    if application.property_sets.contains_key("__ACTIVE__") {
+        return;
+    }
+    if let Some(named) = application.property_sets.get_mut("Profile") {
+        // A value of the store is no text of a descriptor: `${…}` in it means itself.
+        let literal = |text: &String| Text::new(variables::escape(text));
+        named.set.properties.extend(
+            profile
+                .iter()
+                .map(|(name, value)| (literal(name), literal(value))),
+        );
+    }
+}

@@ -1,45 +1,35 @@
-//! The machine: what it is called and what runs it.
+//! What the kernel says about this host.
 
-use nix::sys::utsname;
-
-/// What the kernel says of the machine (uname(2)).
+/// The host as `uname` describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Uname {
-    /// The operating system, `Linux`.
-    pub sysname: String,
-    /// The host's name.
-    pub nodename: String,
-    /// The kernel's release.
+pub struct Host {
+    /// The name of the operating system.
+    pub os: String,
+    /// The name of the host.
+    pub hostname: String,
+    /// The release of the kernel.
     pub release: String,
-    /// The kernel's version.
+    /// The version of the kernel.
     pub version: String,
-    /// The hardware, `x86_64`.
+    /// The hardware.
     pub machine: String,
 }
 
-/// Returns what the kernel says of the machine; fields that it does not tell are empty.
-pub fn uname() -> Uname {
-    let Ok(names) = utsname::uname() else {
-        let none = String::new;
-        return Uname {
-            sysname: none(),
-            nodename: none(),
-            release: none(),
-            version: none(),
-            machine: none(),
-        };
-    };
-    let text = |s: &std::ffi::OsStr| s.to_string_lossy().into_owned();
-    Uname {
-        sysname: text(names.sysname()),
-        nodename: text(names.nodename()),
-        release: text(names.release()),
-        version: text(names.version()),
-        machine: text(names.machine()),
+impl Host {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    ///
+    /// Those of `uname`, which has none on Linux.
+    pub fn read() -> nix::Result<Self> {
+        let uname = nix::sys::utsname::uname()?;
+        let text = |s: &std::ffi::OsStr| s.to_string_lossy().into_owned();
+        Ok(Self {
+            os: text(uname.sysname()),
+            hostname: text(uname.nodename()),
+            release: text(uname.release()),
+            version: text(uname.version()),
+            machine: text(uname.machine()),
+        })
     }
-}
-
-/// Returns the host's name.
-pub fn hostname() -> String {
-    uname().nodename
 }

@@ -1,0 +1,107 @@
+//! Definition → deployment: templates, variables and property sets resolved, and everything checked.
+//!
+//! The order of lists, the scopes and the words in which IceGrid refuses something are IceGrid's; but every fault is
+//! reported, at the place of the text that has it.
+
+mod application;
+mod checks;
+mod properties;
+mod servers;
+mod values;
+
+use std::collections::{BTreeMap, HashMap};
+
+use self::checks::Known;
+use self::properties::SetCache;
+use super::application::Application;
+use super::deployment::Deployment;
+use super::diagnostic::Report;
+use super::parse::Gaps;
+use super::source::Source;
+use super::text::{Pos, Text};
+use super::variables::{Budget, Scope};
+
+pub use self::checks::Others;
+
+/// Expands an application; faults go to the report.
+pub(super) fn expand(
+    application: &Application,
+    source: &dyn Source,
+    others: &Others,
+    strict: bool,
+    gaps: &Gaps,
+    report: &mut Report,
+) -> Deployment {
+    let budget = Budget::default();
+    let mut expander = Expander {
+        app: application,
+        source,
+        others,
+        strict,
+        gaps,
+        report,
+        budget: &budget,
+        known: Known::default(),
+        app_sets: SetCache::default(),
+        deployment: Deployment {
+            application: application.name.clone(),
+            ..Deployment::default()
+        },
+    };
+    expander.application();
+    for (name, node) in &application.nodes {
+        expander.node(name, node);
+    }
+    expander.check();
+    expander.deployment
+}
+
+/// The scope of a text together with the words for it.
+#[derive(Clone, Copy)]
+struct Context<'c> {
+    scope: Scope<'c>,
+    /// IceGrid's context line, such as ``server `s'``.
+    who: &'c str,
+    /// For people: where an instance comes from.
+    instance: Option<Pos>,
+}
+
+/// One expansion under way.
+struct Expander<'x> {
+    app: &'x Application,
+    source: &'x dyn Source,
+    others: &'x Others,
+    strict: bool,
+    gaps: &'x Gaps,
+    report: &'x mut Report,
+    budget: &'x Budget,
+    known: Known,
+    app_sets: SetCache,
+    deployment: Deployment,
+}
+
+impl<'x> Expander<'x> {
+    fn app_scope(&self) -> Scope<'x> {
+        Scope {
+            application: &self.app.name,
+            variables: &self.app.variables,
+            node: None,
+            server: None,
+            service: None,
+            parameters: None,
+            session: false,
+            budget: self.budget,
+        }
+    }
+
+    /// Expands variables for their readers; those that cannot be expanded are left out without a word.
+    fn variables(scope: Scope<'_>, variables: &BTreeMap<String, Text>) -> BTreeMap<String, String> {
+        let expanded = |(name, value): (&String, &Text)| {
+            Some((name.clone(), scope.expand(value.as_str()).ok()?))
+        };
+        variables.iter().filter_map(expanded).collect()
+    }
+}
+
+/// Ids and where they were first defined.
+type Defined = HashMap<String, Pos>;
