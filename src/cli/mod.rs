@@ -8,6 +8,7 @@ mod failure;
 mod generate;
 mod leftovers;
 mod logs;
+mod master_process;
 mod node;
 mod roles;
 mod secret;
@@ -15,6 +16,7 @@ mod server;
 mod session;
 mod start;
 mod status;
+mod stop;
 mod user;
 
 use std::io::Write;
@@ -44,9 +46,9 @@ enum Command {
     /// Start the grid
     Start(start::StartArgs),
     /// Stop the grid
-    Stop(start::StopArgs),
+    Stop(stop::StopArgs),
     /// Stop the grid and start the same nodes again, from the deployed descriptor as it is now
-    Restart(start::RestartArgs),
+    Restart(stop::RestartArgs),
     /// Show how the grid is, anything wrong first
     Status(status::StatusArgs),
     /// Deploy a descriptor on the running grid; restarts only what changed
@@ -74,7 +76,7 @@ enum Command {
     NodeProcess(roles::NodeProcessArgs),
     /// The process of the master
     #[command(hide = true)]
-    MasterProcess(start::MasterArgs),
+    MasterProcess(master_process::MasterArgs),
 }
 
 /// Runs the program and returns its exit code.
@@ -121,8 +123,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Check(_) | Command::Describe(_) | Command::Blitz(_) => Ok(()),
             Command::NodeProcess(args) => roles::node_process(&context, args).await,
             Command::Start(args) => start::start(&context, args).await,
-            Command::Stop(args) => start::stop(&context, args).await,
-            Command::Restart(args) => start::restart(&context, args).await,
+            Command::Stop(args) => stop::stop(&context, args).await,
+            Command::Restart(args) => stop::restart(&context, args).await,
             Command::Status(args) => status::run(&context, args).await,
             Command::Deploy(args) => deploy::run(&context, args).await,
             Command::Reload => deploy::reload(&context).await,
@@ -136,7 +138,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
                 Ok(())
             }
             Command::Man(args) => generate::man(&context, args),
-            Command::MasterProcess(args) => start::master_process(&context, args).await,
+            Command::MasterProcess(args) => master_process::run(&context, args).await,
         }
     })
 }

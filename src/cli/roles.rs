@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::context::Context;
 use super::failure::{Failure, code};
-use super::start::log_filter;
+use super::master_process::log_filter;
 use crate::blitz::{self, BlitzError};
 use crate::model::NodeName;
 use crate::node;

@@ -654,12 +654,7 @@ pub(crate) fn load(
     source: DescriptorSource,
     desired: &Desired,
 ) -> Result<(Deployed, Vec<String>), Diagnostics> {
-    let mut request = descriptor::Request {
-        file: source.path.clone(),
-        targets: source.targets.clone(),
-        overrides: source.overrides.clone(),
-        ..descriptor::Request::default()
-    };
+    let mut request = source.request();
     let loaded = descriptor::load(&descriptor::Disk, &request)?;
     // The other applications have to be known for the check of ids, and which they are follows from the name.
     let name = loaded.deployment.application.clone();

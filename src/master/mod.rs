@@ -213,6 +213,12 @@ impl Master {
         &self.notices
     }
 
+    /// Takes the descriptor that was named beside an older deployment that still runs. Whoever takes it has to deploy it
+    /// once the nodes are adopted, so that nobody's session ends unasked; `serve` does it otherwise.
+    pub fn take_later(&mut self) -> Option<DescriptorSource> {
+        self.later.take()
+    }
+
     /// Serves until the grid is stopped.
     pub async fn serve(self) -> Result<(), MasterError> {
         let system = |what| move |source| MasterError::System { what, source };

@@ -47,7 +47,9 @@ impl Handler<NodeLink> for Answers {
                     .hint(format!("omero-grid server {server} status says why"))
                 })?;
                 match client.call(&request).await {
-                    Ok(reply) => Ok(Reply::Blitz { reply: Box::new(reply) }),
+                    Ok(reply) => Ok(Reply::Blitz {
+                        reply: Box::new(reply),
+                    }),
                     Err(CallError::Refused(refusal)) => Err(refusal),
                     Err(error @ (CallError::Lost | CallError::Send(_) | CallError::Answer(_))) => {
                         let message =

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blitz;
 use super::node::{Action, ServerReport};
+use crate::descriptor;
 use crate::ipc::Link;
 use crate::model::{NodeName, NodeState, ServerId, SessionId};
 
@@ -78,6 +79,18 @@ pub struct DescriptorSource {
     /// Variables given on the command line.
     #[serde(default)]
     pub overrides: Vec<(String, String)>,
+}
+
+impl DescriptorSource {
+    /// Returns the request that loads the descriptor.
+    pub fn request(&self) -> descriptor::Request {
+        descriptor::Request {
+            file: self.path.clone(),
+            targets: self.targets.clone(),
+            overrides: self.overrides.clone(),
+            ..descriptor::Request::default()
+        }
+    }
 }
 
 /// What a deploy may do to Blitzes with live sessions.

@@ -1,0 +1,259 @@
+//! The master's own process: `start` runs this program again, is told in one line whether it listens, and lets it go.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::context::Context;
+use super::failure::{Failure, code};
+use crate::config::Paths;
+use crate::descriptor::{self, Disk};
+use crate::ipc::message::client::DescriptorSource;
+use crate::master::{self, Master, MasterError};
+use crate::model::NodeName;
+use crate::sys::spawn::Spawn;
+use crate::telemetry::{self, LogFormat, LogOptions, chain};
+
+/// What `start` hands to the master's process.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Handover {
+    pub(crate) descriptor: Option<DescriptorSource>,
+    pub(crate) builtin: bool,
+    pub(crate) nodes: Vec<NodeName>,
+    pub(crate) all: bool,
+    pub(crate) wait_secs: u64,
+    pub(crate) log_format: LogFormat,
+    pub(crate) verbose: u8,
+}
+
+/// Arguments of the master's process.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct MasterArgs {
+    /// What `start` was told, as JSON
+    #[arg(long)]
+    handover: String,
+}
+
+/// What a starting process says of itself on its standard output, in one line.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Report {
+    #[serde(default)]
+    ready: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    notices: Vec<String>,
+    /// The descriptor that has to be deployed once what runs is adopted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    later: Option<DescriptorSource>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exit: Option<u8>,
+}
+
+/// What a master that was just started has to say.
+pub(crate) struct Launched {
+    pub(crate) notices: Vec<String>,
+    pub(crate) later: Option<DescriptorSource>,
+}
+
+/// Starts the master's process and returns once it listens.
+pub(crate) fn launch(context: &Context, handover: &Handover) -> Result<Launched, Failure> {
+    let handover =
+        serde_json::to_string(handover).map_err(|e| Failure::new(code::FAILED, e.to_string()))?;
+    let paths = &context.paths;
+    let args: Vec<OsString> = [
+        OsStr::new("master-process"),
+        OsStr::new("--dir"),
+        paths.dir().as_os_str(),
+        OsStr::new("--state"),
+        paths.state().as_os_str(),
+        OsStr::new("--handover"),
+        OsStr::new(&handover),
+    ]
+    .map(OsStr::to_owned)
+    .into();
+    let env = master::inherited_environment();
+    let (read, write) = std::io::pipe()?;
+    let write = OwnedFd::from(write);
+    {
+        let mut spawn = Spawn::new("/proc/self/exe", &args, &env, paths.dir());
+        spawn.argv0 = Some(OsStr::new("omero-grid"));
+        spawn.stdout = Some(&write);
+        spawn.stderr = Some(&write);
+        spawn.new_session = true;
+        spawn
+            .start()
+            .map_err(|error| Failure::new(code::FAILED, chain(&error)))?;
+    }
+    drop(write);
+    // A blocking read is all there is to do.
+    let text = std::io::read_to_string(std::io::Read::take(read, 1 << 20))?;
+    let report = text
+        .lines()
+        .rev()
+        .find_map(|line| serde_json::from_str::<Report>(line).ok());
+    match report {
+        Some(Report {
+            ready: true,
+            notices,
+            later,
+            ..
+        }) => Ok(Launched { notices, later }),
+        Some(Report {
+            error: Some(message),
+            hint,
+            exit,
+            ..
+        }) => Err(Failure {
+            code: exit.unwrap_or(code::FAILED),
+            message,
+            hint,
+        }),
+        _ => Err(Failure::new(
+            code::FAILED,
+            format!("the master ended before it listened: {}", text.trim()),
+        )
+        .hint(format!("see {}", paths.master_log().display()))),
+    }
+}
+
+/// The master's process: reports on standard output whether it listens, then serves.
+pub(crate) async fn run(context: &Context, args: MasterArgs) -> Result<(), Failure> {
+    let handover: Handover = serde_json::from_str(&args.handover)
+        .map_err(|e| Failure::new(code::USAGE, e.to_string()))?;
+    let report = |report: &Report| -> Result<(), Failure> {
+        let line = serde_json::to_string(report).unwrap_or_default();
+        writeln!(std::io::stdout(), "{line}")?;
+        Ok(())
+    };
+    match prepare(context, handover, false).await {
+        Ok(mut master) => {
+            report(&Report {
+                ready: true,
+                notices: master.notices().to_vec(),
+                later: master.take_later(),
+                ..Report::default()
+            })?;
+            crate::sys::stdio::redirect_to(&context.paths.master_log())?;
+            master.serve().await.map_err(master_failure)
+        }
+        Err(failure) => {
+            let Failure {
+                code,
+                message,
+                hint,
+            } = failure;
+            report(&Report {
+                error: Some(message),
+                hint,
+                exit: Some(code),
+                ..Report::default()
+            })?;
+            Err(Failure::shown(code))
+        }
+    }
+}
+
+pub(crate) async fn foreground(context: &Context, handover: Handover) -> Result<(), Failure> {
+    prepare(context, handover, true)
+        .await?
+        .serve()
+        .await
+        .map_err(master_failure)
+}
+
+async fn prepare(
+    context: &Context,
+    handover: Handover,
+    foreground: bool,
+) -> Result<Master, Failure> {
+    let paths = context.paths.clone();
+    if may_give_up_root(&paths, handover.descriptor.as_ref()) {
+        crate::sys::user::become_owner_of(paths.dir()).map_err(|error| {
+            Failure::new(
+                code::FAILED,
+                format!(
+                    "cannot become the owner of {}: {error}",
+                    paths.dir().display()
+                ),
+            )
+        })?;
+    }
+    std::env::set_current_dir(paths.dir()).map_err(|error| {
+        Failure::new(
+            code::USAGE,
+            format!("cannot use {}: {error}", paths.dir().display()),
+        )
+    })?;
+    let filter =
+        std::env::var("OMERO_GRID_LOG").unwrap_or_else(|_| log_filter(handover.verbose).to_owned());
+    let logs = LogOptions {
+        file: Some(paths.master_log()),
+        stderr: foreground,
+        format: handover.log_format,
+        filter,
+    };
+    telemetry::init(&logs).map_err(|error| {
+        Failure::new(code::FAILED, chain(&error)).hint(format!(
+            "check that {} can be written and has room",
+            paths.logs().display()
+        ))
+    })?;
+    let options = master::Options {
+        paths,
+        descriptor: handover.descriptor,
+        builtin: handover.builtin,
+        nodes: handover.nodes,
+        all: handover.all,
+        wait: Duration::from_secs(handover.wait_secs),
+    };
+    Master::prepare(options).await.map_err(master_failure)
+}
+
+/// Returns whether the grid can do without root: not if a server names its user, and not if it began as root.
+fn may_give_up_root(paths: &Paths, source: Option<&DescriptorSource>) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    match source.map(|source| descriptor::load(&Disk, &source.request())) {
+        Some(Ok(loaded)) => loaded
+            .deployment
+            .servers
+            .values()
+            .all(|placed| placed.descriptor.user.is_empty()),
+        // What does not hold is said later.
+        Some(Err(_)) => true,
+        None => !std::fs::metadata(paths.state_db()).is_ok_and(|metadata| metadata.uid() == 0),
+    }
+}
+
+pub(crate) fn log_filter(verbose: u8) -> &'static str {
+    match verbose {
+        0 => "info",
+        1 => "debug",
+        _ => "trace",
+    }
+}
+
+pub(crate) fn master_failure(error: MasterError) -> Failure {
+    match error {
+        MasterError::Running { .. } => Failure::new(code::REFUSED, error.to_string())
+            .hint("`omero-grid status` shows it; `omero-grid deploy` changes what it runs"),
+        MasterError::DataTaken { .. } => Failure::new(code::REFUSED, error.to_string())
+            .hint("stop that grid, or set omero.data.dir to a directory of this grid's own"),
+        MasterError::Descriptor(diagnostics) => {
+            let lines: Vec<_> = diagnostics.0.iter().map(ToString::to_string).collect();
+            Failure::new(code::INVALID, lines.join("\n"))
+        }
+        MasterError::NoDescriptor(_) => Failure::new(code::INVALID, error.to_string())
+            .hint("name a descriptor, or use --builtin for the one that is compiled in"),
+        MasterError::NoSuchNode { .. } => Failure::new(code::NOT_THERE, error.to_string()),
+        MasterError::Directory { .. } => Failure::new(code::FAILED, chain(&error))
+            .hint("check that it can be written and that nothing else has its name"),
+        error => Failure::new(code::FAILED, chain(&error)),
+    }
+}

@@ -1,0 +1,111 @@
+//! `omero-grid stop` and `restart`.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::context::{Context, Grid, within};
+use super::failure::{Failure, code};
+use super::leftovers;
+use super::master_process::{Handover, launch, master_failure};
+use super::start::wait_until_up;
+use crate::descriptor::{self, Disk};
+use crate::ipc::message::client::Request;
+use crate::master::MasterError;
+use crate::sys::process::{PidFd, stat};
+
+/// Arguments of `stop`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StopArgs {
+    /// Stop waiting after this many seconds; the grid goes on stopping [default: wait until it has stopped]
+    #[arg(long, value_name = "SECS")]
+    wait: Option<u64>,
+}
+
+pub(crate) async fn stop(context: &Context, args: StopArgs) -> Result<(), Failure> {
+    let limit = args.wait.map(Duration::from_secs);
+    let grid = match context.grid().await {
+        Ok(grid) => grid,
+        Err(failure) if failure.code == code::NOT_THERE => {
+            return leftovers::stop(context, limit).await;
+        }
+        Err(failure) => return Err(failure),
+    };
+    let (_, before) = grid.status().await?;
+    stop_grid(context, &grid, limit).await?;
+    let names: Vec<_> = before
+        .applications
+        .iter()
+        .map(|a| a.name.as_str())
+        .collect();
+    if context.is_json() {
+        return context.json(&serde_json::json!({ "stopped": names }));
+    }
+    context.say(format!("{} has stopped", names.join(", ")))
+}
+
+async fn stop_grid(context: &Context, grid: &Grid, limit: Option<Duration>) -> Result<(), Failure> {
+    let process =
+        stat(grid.pid).and_then(|stat| PidFd::open(grid.pid, stat.start_time).ok().flatten());
+    grid.call(Request::Stop).await?;
+    let bar = context.spinner();
+    let stopping = async {
+        let watching = grid.watch(None, |status| {
+            let left: Vec<_> = status
+                .nodes
+                .iter()
+                .flat_map(|n| &n.servers)
+                .filter(|s| s.pid.is_some())
+                .map(|s| s.id.as_str())
+                .collect();
+            let shown: Vec<_> = left.iter().take(4).copied().collect();
+            bar.set_message(format!("{} left: {}", left.len(), shown.join(", ")));
+            None::<()>
+        });
+        // The master's end is the end of the connection, then of the process.
+        tokio::select! {
+            _ = watching => {}
+            () = grid.closed() => {}
+        }
+        if let Some(process) = process {
+            let _ = process.ended().await;
+        }
+    };
+    let ended = within(limit, stopping).await;
+    bar.finish_and_clear();
+    ended.ok_or_else(|| {
+        Failure::new(code::TIMED_OUT, "the grid has not stopped yet")
+            .hint("it goes on; `omero-grid status` shows what is left")
+    })
+}
+
+/// Arguments of `restart`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RestartArgs {
+    /// How long to wait until every server is active again, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = 60)]
+    wait: u64,
+}
+
+pub(crate) async fn restart(context: &Context, args: RestartArgs) -> Result<(), Failure> {
+    let grid = context.grid().await?;
+    let (_, status) = grid.status().await?;
+    // What does not hold is found before anything stops.
+    for application in &status.applications {
+        if let Err(diagnostics) = descriptor::load(&Disk, &application.source.request()) {
+            return Err(Failure {
+                hint: Some("nothing was stopped".to_owned()),
+                ..master_failure(MasterError::Descriptor(diagnostics))
+            });
+        }
+    }
+    stop_grid(context, &grid, None).await?;
+    let handover = Handover {
+        wait_secs: args.wait,
+        verbose: context.verbose,
+        ..Handover::default()
+    };
+    launch(context, &handover)?;
+    let grid = context.grid().await?;
+    wait_until_up(context, &grid, Duration::from_secs(args.wait)).await
+}
