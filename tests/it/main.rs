@@ -1,3 +1,13 @@
 //! Tests that run the program.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod bad_input;
+mod deploy;
 mod descriptor;
+mod harness;
+mod sessions;
+mod sockets;
+mod start;
+mod supervision;
+mod survival;
+mod systemd;
