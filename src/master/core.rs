@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 
 use super::desired::{Change, Deployed, Desired, Switch, Wish};
 use super::node_task::{News, NodeTask};
-use super::plan::{self, DeployPlan, Liberty, Order};
+use super::plan::{self, Circumstances, DeployPlan, Liberty, Order};
 use super::shared::{Shared, Snapshot};
 use super::state::StateDb;
 use crate::config::Paths;
@@ -85,6 +85,10 @@ pub(crate) struct Core {
     nodes: BTreeMap<NodeName, Node>,
     /// Nodes that are stopped only to be started again.
     restarting: BTreeSet<NodeName>,
+    /// Servers that others come after.
+    come_first: BTreeSet<ServerId>,
+    /// What the last orders followed from.
+    circumstances: Circumstances,
     tasks: JoinSet<()>,
     tell: mpsc::Sender<(NodeName, News)>,
     news: mpsc::Receiver<(NodeName, News)>,
@@ -111,6 +115,12 @@ impl Core {
             reaper,
             nodes: BTreeMap::new(),
             restarting: BTreeSet::new(),
+            come_first: BTreeSet::new(),
+            // The generation of nothing deployed: the first orders are always given.
+            circumstances: Circumstances {
+                generation: u64::MAX,
+                ..Circumstances::default()
+            },
             tasks: JoinSet::new(),
             tell,
             news,
@@ -148,6 +158,7 @@ impl Core {
                 },
             }
             self.give_orders();
+            self.forget_nodes();
             self.publish();
         }
         self.nodes.clear();
@@ -424,9 +435,27 @@ impl Core {
 
     /// Tells every node what it has to do, where that changed.
     fn give_orders(&mut self) {
-        let known: Vec<NodeName> = self.nodes.keys().cloned().collect();
-        let stopped = |node: &NodeName| self.stopping || self.restarting.contains(node);
-        for (name, order) in plan::orders(&self.desired, known, stopped) {
+        let generation = self.desired.generation;
+        if self.circumstances.generation != generation {
+            self.come_first = self.desired.come_first();
+        }
+        let active = |id: &&ServerId| {
+            let mut reports = self.nodes.values().filter_map(|node| node.reports.get(*id));
+            reports.any(|report| report.state == ServerState::Active)
+        };
+        let now = Circumstances {
+            generation,
+            stopping: self.stopping,
+            restarting: self.restarting.clone(),
+            active: self.come_first.iter().filter(active).cloned().collect(),
+        };
+        if now == self.circumstances {
+            return;
+        }
+        let known = self.nodes.keys().cloned().collect();
+        let orders = plan::orders(&self.desired, known, &now);
+        self.circumstances = now;
+        for (name, order) in orders {
             match self.nodes.get(&name) {
                 Some(node) => {
                     node.order.send_if_modified(|current| {
@@ -440,9 +469,16 @@ impl Core {
                 None => self.add_node(name, order),
             }
         }
-        let deployed = self.desired.all_nodes();
-        self.nodes
-            .retain(|name, node| deployed.contains(name) || node.state != NodeState::Down);
+    }
+
+    /// Forgets nodes that are no longer deployed and have ended.
+    fn forget_nodes(&mut self) {
+        let gone = |node: &Node| node.state == NodeState::Down;
+        if self.nodes.values().any(gone) {
+            let deployed = self.desired.all_nodes();
+            self.nodes
+                .retain(|name, node| deployed.contains(name) || !gone(node));
+        }
     }
 
     fn add_node(&mut self, name: NodeName, order: Order) {

@@ -59,6 +59,7 @@ impl Node {
         let assignment = Assignment {
             generation,
             servers,
+            not_ready_elsewhere: Vec::new(),
         };
         self.node.supervisor.configure(assignment).await.unwrap();
     }
@@ -182,6 +183,7 @@ async fn a_changed_definition_restarts_and_an_older_assignment_is_refused() {
     let old = Assignment {
         generation: 3,
         servers: Vec::new(),
+        not_ready_elsewhere: Vec::new(),
     };
     let refusal = node.node.supervisor.configure(old).await.unwrap_err();
     assert_eq!(refusal.kind, RefusalKind::Refused);
