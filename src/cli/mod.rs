@@ -40,13 +40,13 @@ enum Command {
     Check(check::CheckArgs),
     /// Show what a descriptor expands to: nodes, servers, properties, adapters
     Describe(describe::DescribeArgs),
-    /// Start the grid; returns when it is up
+    /// Start the grid
     Start(start::StartArgs),
-    /// Stop the grid: every server, every node and the master
+    /// Stop the grid
     Stop(start::StopArgs),
-    /// Stop the grid and start the same nodes again; reads the deployed descriptor anew
+    /// Stop the grid and start the same nodes again, from the deployed descriptor as it is now
     Restart(start::RestartArgs),
-    /// Show nodes, servers and sessions, anything wrong first
+    /// Show how the grid is, anything wrong first
     Status(status::StatusArgs),
     /// Deploy a descriptor on the running grid; restarts only what changed
     Deploy(deploy::DeployArgs),
