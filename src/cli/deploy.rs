@@ -15,13 +15,13 @@ use crate::ipc::message::client::{DeployMode, DeployReport, Reply, Request};
 pub(crate) struct DeployArgs {
     /// The application descriptor
     descriptor: PathBuf,
-    /// Targets to select, and NAME=VALUE to override variables
+    /// Targets of the descriptor to select, and variables to override
     #[arg(value_name = "TARGET|NAME=VALUE")]
     arguments: Vec<String>,
     /// Show the plan and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Restart changed Blitzes although they have live sessions
+    /// Restart a changed Blitz even if it has live sessions; without this the deploy is refused
     #[arg(long)]
     now: bool,
 }

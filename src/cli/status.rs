@@ -22,7 +22,7 @@ pub(crate) struct StatusArgs {
     /// Show it again whenever it changes, until Ctrl-C
     #[arg(long, conflicts_with = "check")]
     watch: bool,
-    /// Exit with 1 if anything is wrong
+    /// Exit with 1 if anything is wrong, for monitoring
     #[arg(long)]
     check: bool,
 }
