@@ -13,7 +13,6 @@ use crate::ipc::message::client::{
     DeployMode, DescriptorSource, GridStatus, NodeStatus, Reply, Request,
 };
 use crate::ipc::message::node::{Goal, ServerReport};
-use crate::master;
 use crate::model::{Activation, NodeName, NodeState};
 use crate::telemetry::LogFormat;
 
@@ -141,7 +140,7 @@ pub(crate) fn pending_on(node: &NodeStatus) -> Vec<&ServerReport> {
     node.servers
         .iter()
         .filter(waited_for)
-        .filter(|server| !master::is_ready(server))
+        .filter(|server| !server.is_ready())
         .collect()
 }
 

@@ -255,7 +255,7 @@ fn a_server_waits_for_those_of_other_nodes_that_are_to_run() {
     );
     assert_eq!(
         wanted.assignment(&node("n1"), &active).not_ready_elsewhere,
-        [first.clone()]
+        std::slice::from_ref(&first)
     );
     assert!(
         wanted

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::blitz;
 use crate::descriptor::ServerDescriptor;
 use crate::ipc::Link;
-use crate::model::{Activation, ExitStatus, Failure, ServerId, ServerState, SessionId};
+use crate::model::{Accepting, Activation, ExitStatus, Failure, ServerId, ServerState, SessionId};
 
 /// The link between the master and a node.
 pub struct NodeLink;
@@ -160,6 +160,15 @@ pub struct ServerReport {
     pub is_builtin_blitz: bool,
     /// What the built-in Blitz says of itself, while it answers.
     pub blitz: Option<blitz::Status>,
+}
+
+impl ServerReport {
+    /// Returns whether the server does what it is for: it is active, and a built-in Blitz also answers.
+    pub fn is_ready(&self) -> bool {
+        let answers = |blitz: &blitz::Status| blitz.accepting != Accepting::No;
+        self.state == ServerState::Active
+            && (!self.is_builtin_blitz || self.blitz.as_ref().is_some_and(answers))
+    }
 }
 
 /// What a node tells unasked.
