@@ -96,6 +96,11 @@ fn show(context: &Context, report: &DeployReport) -> Result<(), Failure> {
         }
         context.table(&table)?;
     }
+    if report.changes.iter().any(|change| change.effect == "held") {
+        context.say(
+            "held: has live sessions and goes on as it is until `omero-grid server ID restart`",
+        )?;
+    }
     context.say(if report.applied {
         format!("{name}: deployed; `omero-grid status` shows how it goes")
     } else {

@@ -134,7 +134,7 @@ pub(crate) fn deploy(
     for difference in diff.servers {
         let id = &difference.server;
         let (before, after) = (running.servers.get(id), fresh.deployment.servers.get(id));
-        let change = server_change(
+        let mut change = server_change(
             desired,
             id,
             &difference.change,
@@ -150,6 +150,7 @@ pub(crate) fn deploy(
                     application: name.clone(),
                     placed: placed.clone(),
                 };
+                change.effect = "held".to_owned();
                 plan.changes
                     .push(Change::Held(id.clone(), Some(Box::new(held))));
             }

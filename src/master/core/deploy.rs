@@ -33,11 +33,11 @@ impl Core {
         if !in_the_way.is_empty() {
             let blitzes: Vec<_> = in_the_way
                 .iter()
-                .map(|(id, n)| format!("{id} ({n} sessions)"))
+                .map(|(id, n)| format!("{id} ({n})"))
                 .collect();
             return Err(Refusal::new(
                 RefusalKind::Refused,
-                format!("this deploy would end live sessions: {}", blitzes.join(", ")),
+                format!("this deploy would restart or stop Blitzes with live sessions: {}", blitzes.join(", ")),
             )
             .hint("use --dry-run to see the plan, or --now to restart them regardless of their sessions"));
         }
