@@ -53,16 +53,16 @@ impl From<CliError> for Failure {
 pub(crate) struct DescriptorArgs {
     /// The application descriptor
     pub(crate) descriptor: PathBuf,
-    /// Targets to select, and NAME=VALUE to override variables
+    /// Targets of the descriptor to select, and variables to override
     #[arg(value_name = "TARGET|NAME=VALUE")]
     pub(crate) arguments: Vec<String>,
-    /// Refuse whatever IceGrid refuses
+    /// Refuse whatever IceGrid refuses, also where it is wrong
     #[arg(long)]
     pub(crate) strict: bool,
-    /// The file that import-default-templates means
+    /// The file that `import-default-templates="true"` takes in
     #[arg(long, value_name = "FILE")]
     pub(crate) default_templates: Option<PathBuf>,
-    /// Another application of the same grid, whose ids are taken (repeatable)
+    /// Another application of the same grid, for ids that are used twice (repeatable)
     #[arg(long, value_name = "DESCRIPTOR")]
     pub(crate) beside: Vec<PathBuf>,
 }

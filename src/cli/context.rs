@@ -25,20 +25,27 @@ pub(crate) enum Format {
 
 /// Options that every command takes.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
-    /// OMERODIR [default: $OMERODIR, else the current directory]
+    /// The directory of the grid, OMERODIR [default: $OMERODIR, else the current directory]
     #[arg(long, value_name = "DIR", global = true)]
     pub(crate) dir: Option<PathBuf>,
-    /// Where the grid keeps its state [default: $STATE_DIRECTORY, else OMERODIR]
+    /// Where the grid keeps its state, below var/ [default: $STATE_DIRECTORY, else OMERODIR]
     #[arg(long, value_name = "DIR", global = true)]
     pub(crate) state: Option<PathBuf>,
-    /// How results are written
-    #[arg(long, value_enum, default_value_t, global = true)]
+    /// How results are written: text for people, json for programs
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        global = true
+    )]
     pub(crate) format: Format,
     /// Print errors only
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// Log more; repeat for more still
+    /// Make a grid that is started log more: -v debug, -vv trace
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub(crate) verbose: u8,
 }

@@ -15,13 +15,13 @@ use crate::ipc::message::client::{DeployMode, DeployReport, Reply, Request};
 pub(crate) struct DeployArgs {
     /// The application descriptor
     descriptor: PathBuf,
-    /// Targets to select, and NAME=VALUE to override variables
+    /// Targets of the descriptor to select, and variables to override
     #[arg(value_name = "TARGET|NAME=VALUE")]
     arguments: Vec<String>,
     /// Show the plan and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Restart changed Blitzes although they have live sessions
+    /// Restart a changed Blitz even if it has live sessions; without this the deploy is refused
     #[arg(long)]
     now: bool,
 }
@@ -95,6 +95,11 @@ fn show(context: &Context, report: &DeployReport) -> Result<(), Failure> {
             ]);
         }
         context.table(&table)?;
+    }
+    if report.changes.iter().any(|change| change.effect == "held") {
+        context.say(
+            "held: has live sessions and goes on as it is until `omero-grid server ID restart`",
+        )?;
     }
     context.say(if report.applied {
         format!("{name}: deployed; `omero-grid status` shows how it goes")

@@ -25,18 +25,18 @@ const FAINT: Style = Style::new().dimmed();
 pub(crate) struct DescribeArgs {
     #[command(flatten)]
     pub(crate) descriptor: DescriptorArgs,
-    /// Only this node
-    #[arg(long)]
+    /// Show this node only
+    #[arg(long, value_name = "NAME")]
     pub(crate) node: Option<String>,
-    /// Only this server
-    #[arg(long)]
+    /// Show this server only
+    #[arg(long, value_name = "ID")]
     pub(crate) server: Option<String>,
-    /// Also what a node makes of it: final descriptors, configuration files, commands
+    /// Show too what a node makes of it on this host: final values, configuration files, commands
     #[arg(long)]
     pub(crate) deployed: bool,
-    /// Take K for V instead of this host's: node.os, node.hostname, node.release, node.version, node.machine,
+    /// With --deployed, take this value instead of the host's own. NAME is node.os, node.hostname, node.release, node.version, node.machine,
     /// node.data, locator, output, env.NAME, or override.NAME for a property of every file (repeatable)
-    #[arg(long, value_name = "K=V")]
+    #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) assume: Vec<String>,
 }
 

@@ -12,21 +12,30 @@ use super::failure::Failure;
 /// Arguments of `completions`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CompletionsArgs {
-    /// The shell to complete in
+    /// The shell
     shell: Shell,
 }
 
 /// Arguments of `man`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ManArgs {
-    /// Write a page for each command into this directory [default: print the main page]
+    /// The directory to write the pages of all commands into [default: print the main page]
     dir: Option<PathBuf>,
 }
 
 pub(crate) fn completions(args: CompletionsArgs) {
+    let all = Cli::command();
+    // clap_complete would offer what is hidden too.
+    let offered = all
+        .get_subcommands()
+        .filter(|command| !command.is_hide_set());
+    let mut command = clap::Command::new("omero-grid")
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(all.get_arguments())
+        .subcommands(offered.cloned());
     clap_complete::generate(
         args.shell,
-        &mut Cli::command(),
+        &mut command,
         "omero-grid",
         &mut std::io::stdout(),
     );

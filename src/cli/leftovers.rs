@@ -146,6 +146,7 @@ async fn stop_node(run_dir: &RunDir, name: &NodeName, empty: bool) -> Result<(),
             .call(&Request::Configure(Assignment {
                 generation: 1,
                 servers: Vec::new(),
+                not_ready_elsewhere: Vec::new(),
             }))
             .await?;
     }

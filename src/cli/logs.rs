@@ -17,9 +17,9 @@ const TAIL: u64 = 1 << 20;
 /// Arguments of `logs`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LogsArgs {
-    /// A server or a node [default: the master]
+    /// The server or node whose logs to show [default: the master]
     id: Option<String>,
-    /// Go on as more is written, until Ctrl-C
+    /// Show what is added too, until Ctrl-C
     #[arg(short, long)]
     follow: bool,
     /// How many of the last lines to show of each file

@@ -29,7 +29,7 @@ use self::failure::{Failure, code};
 
 /// Runs an OMERO cluster: starts its servers, keeps them running, keeps users' sessions.
 #[derive(Debug, Parser)]
-#[command(name = "omero-grid", version, propagate_version = true)]
+#[command(name = "omero-grid", version, after_help = AFTER_HELP)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -39,9 +39,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Check a descriptor: every fault, with its place
+    /// Check a descriptor; reports every fault with file, line and column
     Check(check::CheckArgs),
-    /// Show what a descriptor means
+    /// Show what a descriptor expands to: nodes, servers, properties, adapters
     Describe(describe::DescribeArgs),
     /// Start the grid
     Start(start::StartArgs),
@@ -53,21 +53,21 @@ enum Command {
     Status(status::StatusArgs),
     /// Deploy a descriptor on the running grid; restarts only what changed
     Deploy(deploy::DeployArgs),
-    /// Read the deployed descriptor again and apply what ends no session
+    /// Read the deployed descriptor again; applies what ends no session, marks the rest outdated
     Reload,
-    /// Start, stop or look at one node
+    /// Start, stop, restart or show one node
     Node(node::NodeArgs),
-    /// Start, stop or look at one server
+    /// Start, stop, enable, disable, signal or show a server; list all
     Server(server::ServerArgs),
-    /// Open, join, list and close sessions
+    /// Create, join, list and close sessions
     Session(session::SessionCommand),
-    /// Add users and set passwords
+    /// Add and list users, set passwords
     User(user::UserCommand),
-    /// Show what a server, a node or the master wrote
+    /// Show the logs of a server, a node or the master; works without a running grid too
     Logs(logs::LogsArgs),
-    /// Print completions for a shell
+    /// Print the completions for a shell
     Completions(generate::CompletionsArgs),
-    /// Print the manual page
+    /// Print the manual page, or write the pages of all commands
     Man(generate::ManArgs),
     /// Be the built-in Blitz (what a descriptor's server runs; its node starts it)
     Blitz(roles::BlitzArgs),
@@ -78,6 +78,17 @@ enum Command {
     #[command(hide = true)]
     MasterProcess(master_process::MasterArgs),
 }
+
+/// What stands below the help and in the manual page.
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  wrong usage
+  3  the grid, node, server or session named is not there
+  4  descriptor or configuration invalid, missing or unreadable
+  5  timed out; what was begun goes on
+  6  refused: already running, live sessions, not permitted, wrong password";
 
 /// Runs the program and returns its exit code.
 pub fn main() -> ExitCode {

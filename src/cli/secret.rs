@@ -15,7 +15,7 @@ const MAX_SECRET: u64 = 4096;
 /// Where a password comes from.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PasswordArgs {
-    /// Read the password from the first line of this file, `-` for standard input
+    /// Read the password from the first line of a file, `-` for standard input [default: ask for it]
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
 }
@@ -57,7 +57,8 @@ fn first_line(from: impl std::io::Read) -> Result<Secret, Failure> {
 /// The session on whose behalf a command is carried out.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SessionArgs {
-    /// The session on whose behalf: its UUID, `-` to read it from standard input, `@FILE` to read it from a file
+    /// Act for the user of this session: its UUID, `-` to read it from standard input, or `@FILE` [default: act as the
+    /// owner of the grid]
     #[arg(
         long,
         value_name = "UUID",

@@ -25,10 +25,10 @@ pub(crate) struct SessionCommand {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Command {
-    /// Log in and print the session's UUID; whoever has it can join the session
+    /// Log in and print the new session's UUID, which works as a password for the session
     Create {
         /// The user to log in as
-        #[arg(long)]
+        #[arg(long, value_name = "NAME")]
         user: String,
         /// The Blitz to open it on [default: the grid chooses]
         #[arg(long, value_name = "ID")]
@@ -36,9 +36,9 @@ enum Command {
         #[command(flatten)]
         password: PasswordArgs,
     },
-    /// Join an open session: its UUID, `-` to read it from standard input, `@FILE` to read it from a file
+    /// Join an open session
     Join {
-        /// The session
+        /// The session's UUID, `-` to read it from standard input, or `@FILE` to read it from a file
         uuid: String,
     },
     /// List the open sessions
@@ -47,9 +47,10 @@ enum Command {
         #[arg(long)]
         reveal: bool,
     },
-    /// End a session, by its UUID or the first characters of it
+    /// End a session, whoever is still joined to it
     Close {
-        /// The session
+        /// The session's UUID, or the id that `session list` shows
+        #[arg(value_name = "UUID|ID")]
         session_or_prefix: String,
         #[command(flatten)]
         session: SessionArgs,

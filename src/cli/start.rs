@@ -13,35 +13,40 @@ use crate::ipc::message::client::{
     DeployMode, DescriptorSource, GridStatus, NodeStatus, Reply, Request,
 };
 use crate::ipc::message::node::{Goal, ServerReport};
-use crate::master;
 use crate::model::{Activation, NodeName, NodeState};
 use crate::telemetry::LogFormat;
 
 /// Arguments of `start`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StartArgs {
-    /// The application descriptor [default: the last deployed, else etc/grid/default.xml]
+    /// The application descriptor [default: the last one deployed, else etc/grid/default.xml]
     descriptor: Option<PathBuf>,
-    /// Targets to select, and NAME=VALUE to override variables
+    /// Targets of the descriptor to select, and variables to override
     #[arg(value_name = "TARGET|NAME=VALUE")]
     arguments: Vec<String>,
     /// Start this node and no others (repeatable)
     #[arg(long, value_name = "NAME")]
     node: Vec<NodeName>,
-    /// Start every node, manual ones too
+    /// Start every node, also those with omero.grid.start=manual
     #[arg(long, conflicts_with = "node")]
     all: bool,
-    /// Start the descriptor that is compiled in, if there is no other
+    /// Where there is no descriptor, start the one that is compiled in
     #[arg(long, conflicts_with = "descriptor")]
     builtin: bool,
-    /// Be the master, in the foreground
+    /// Stay in the foreground and be the master, for systemd
     #[arg(long)]
     foreground: bool,
-    /// How long to wait until every server is active, in seconds
+    /// How long to wait until every `always` server is active, in seconds; then exit with 5, the grid goes on
     #[arg(long, value_name = "SECS", default_value_t = 60)]
     wait: u64,
-    /// How the grid writes its logs
-    #[arg(long, value_enum, default_value_t)]
+    /// How the grid logs: text, json, or journald (into the journal)
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t,
+        hide_possible_values = true
+    )]
     log_format: LogFormat,
 }
 
@@ -135,7 +140,7 @@ pub(crate) fn pending_on(node: &NodeStatus) -> Vec<&ServerReport> {
     node.servers
         .iter()
         .filter(waited_for)
-        .filter(|server| !master::is_ready(server))
+        .filter(|server| !server.is_ready())
         .collect()
 }
 

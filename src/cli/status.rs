@@ -12,7 +12,6 @@ use super::failure::{Failure, code};
 use super::leftovers;
 use crate::ipc::message::client::{GridStatus, NodeStatus};
 use crate::ipc::message::node::{Goal, ServerReport};
-use crate::master::is_ready;
 use crate::model::{Activation, ExitStatus, NodeState, ServerState};
 use crate::sys::clock;
 
@@ -22,7 +21,7 @@ pub(crate) struct StatusArgs {
     /// Show it again whenever it changes, until Ctrl-C
     #[arg(long, conflicts_with = "check")]
     watch: bool,
-    /// Exit with 1 if anything is wrong
+    /// Exit with 1 if anything is wrong, for monitoring
     #[arg(long)]
     check: bool,
 }
@@ -212,7 +211,7 @@ fn wrongs(status: &GridStatus) -> Vec<String> {
                     Goal::Started => server.failure.is_some(),
                     Goal::Stopped => false,
                 };
-            if wanted && !is_ready(server) {
+            if wanted && !server.is_ready() {
                 wrongs.extend(why(server));
             }
         }
@@ -313,7 +312,7 @@ fn page(status: &GridStatus, now: u64) -> String {
 pub(crate) fn active(node: &NodeStatus) -> usize {
     node.servers
         .iter()
-        .filter(|server| is_ready(server))
+        .filter(|server| server.is_ready())
         .count()
 }
 

@@ -22,7 +22,7 @@ enum Command {
     Add {
         /// The name to log in with
         name: String,
-        /// Make it an administrator
+        /// Make the user an administrator
         #[arg(long)]
         admin: bool,
         #[command(flatten)]

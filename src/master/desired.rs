@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::descriptor::{Deployment, PlacedServer};
 use crate::ipc::message::client::DescriptorSource;
-use crate::ipc::message::node::{Assigned, Assignment, Goal};
+use crate::ipc::message::node::{Assigned, Assignment, Goal, is_to_run};
 use crate::model::{NodeName, ServerId};
 
 /// A deployed application.
@@ -193,8 +193,15 @@ impl Desired {
         }
     }
 
-    /// Returns everything that a node has to run.
-    pub(crate) fn assignment(&self, node: &NodeName) -> Assignment {
+    /// Returns the servers that others come after (`omero.grid.after`).
+    pub(crate) fn come_first(&self) -> BTreeSet<ServerId> {
+        self.placed()
+            .flat_map(|(.., placed)| placed.descriptor.grid().after)
+            .collect()
+    }
+
+    /// Returns everything that a node has to run, given which of the servers that come first are active.
+    pub(crate) fn assignment(&self, node: &NodeName, active: &BTreeSet<ServerId>) -> Assignment {
         let mut servers: Vec<_> = self
             .placed()
             .filter(|(.., placed)| placed.node == *node)
@@ -210,9 +217,26 @@ impl Desired {
             })
             .collect();
         servers.sort_by(|a, b| a.id.cmp(&b.id));
+        let named: BTreeSet<ServerId> = servers
+            .iter()
+            .flat_map(|server| server.descriptor.grid().after)
+            .collect();
+        let is_waited_for = |id: &ServerId| {
+            let Some(placed) = self.server(id) else {
+                return false;
+            };
+            let Wish { goal, enabled } = self.wish(id);
+            placed.node != *node
+                && self.wants_node(&placed.node)
+                && is_to_run(goal, enabled, placed.descriptor.activation())
+        };
         Assignment {
             generation: self.generation,
             servers,
+            not_ready_elsewhere: named
+                .into_iter()
+                .filter(|id| is_waited_for(id) && !active.contains(id))
+                .collect(),
         }
     }
 }

@@ -23,7 +23,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-pub(crate) use self::core::is_ready;
 use self::core::{Command, Core};
 use self::desired::{Change, Desired, Selection};
 use self::handler::ClientHandler;

@@ -1,13 +1,13 @@
 //! What follows from what is wanted. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::desired::{Change, Deployed, Desired, Held};
+use super::desired::{Change, Deployed, Desired, Held, Wish};
 use crate::descriptor::{Change as Difference, Deployment, Diff, PlacedServer};
 use crate::ipc::message::client::{DeployReport, ServerChange};
-use crate::ipc::message::node::{Assignment, Goal, ServerReport};
-use crate::model::{Activation, NodeName, ServerId};
+use crate::ipc::message::node::{Assignment, ServerReport, is_to_run};
+use crate::model::{NodeName, ServerId};
 
 /// What a node has to do.
 #[derive(Debug, Clone)]
@@ -23,31 +23,49 @@ impl Order {
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Stop, Self::Stop) => true,
-            (Self::Run(a), Self::Run(b)) => a.servers == b.servers,
+            (Self::Run(a), Self::Run(b)) => {
+                a.servers == b.servers && a.not_ready_elsewhere == b.not_ready_elsewhere
+            }
             (Self::Run(_), Self::Stop) | (Self::Stop, Self::Run(_)) => false,
         }
     }
+}
+
+/// What the orders to the nodes follow from, beside what is wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Circumstances {
+    /// The generation of what is wanted.
+    pub(crate) generation: u64,
+    /// The whole grid stops.
+    pub(crate) stopping: bool,
+    /// Nodes that are stopped only to be started again.
+    pub(crate) restarting: BTreeSet<NodeName>,
+    /// Those of the servers that others come after that are active.
+    pub(crate) active: BTreeSet<ServerId>,
 }
 
 /// Decides what every node has to do. Nodes that are known and no longer wanted are stopped.
 pub(crate) fn orders(
     desired: &Desired,
     known: Vec<NodeName>,
-    stopped: impl Fn(&NodeName) -> bool,
+    now: &Circumstances,
 ) -> BTreeMap<NodeName, Order> {
-    let deployed: Vec<NodeName> = desired.all_nodes().into_iter().cloned().collect();
-    let order = |node: &NodeName| {
-        if deployed.contains(node) && desired.wants_node(node) && !stopped(node) {
-            Order::Run(Arc::new(desired.assignment(node)))
+    let deployed = desired.all_nodes();
+    let all: BTreeSet<NodeName> = known
+        .into_iter()
+        .chain(deployed.iter().copied().cloned())
+        .collect();
+    let order = |node: NodeName| {
+        let stopped = now.stopping || now.restarting.contains(&node);
+        let runs = deployed.contains(&node) && desired.wants_node(&node) && !stopped;
+        let order = if runs {
+            Order::Run(Arc::new(desired.assignment(&node, &now.active)))
         } else {
             Order::Stop
-        }
+        };
+        (node, order)
     };
-    known
-        .iter()
-        .chain(&deployed)
-        .map(|node| (node.clone(), order(node)))
-        .collect()
+    all.into_iter().map(order).collect()
 }
 
 /// Whether a server that counts may be restarted by a deploy.
@@ -116,7 +134,7 @@ pub(crate) fn deploy(
     for difference in diff.servers {
         let id = &difference.server;
         let (before, after) = (running.servers.get(id), fresh.deployment.servers.get(id));
-        let change = server_change(
+        let mut change = server_change(
             desired,
             id,
             &difference.change,
@@ -132,6 +150,7 @@ pub(crate) fn deploy(
                     application: name.clone(),
                     placed: placed.clone(),
                 };
+                change.effect = "held".to_owned();
                 plan.changes
                     .push(Change::Held(id.clone(), Some(Box::new(held))));
             }
@@ -156,14 +175,8 @@ fn server_change(
 ) -> ServerChange {
     let runs = report.is_some_and(|r| r.pid.is_some());
     let starts = |placed: &PlacedServer| {
-        let wish = desired.wish(id);
-        wish.enabled
-            && desired.wants_node(&placed.node)
-            && match wish.goal {
-                Goal::Mode => placed.descriptor.activation() == Activation::Always,
-                Goal::Started => true,
-                Goal::Stopped => false,
-            }
+        let Wish { goal, enabled } = desired.wish(id);
+        desired.wants_node(&placed.node) && is_to_run(goal, enabled, placed.descriptor.activation())
     };
     let (change, details) = match difference {
         Difference::Added { .. } => ("added", Vec::new()),
@@ -202,3 +215,7 @@ fn server_change(
             .map_or(0, |blitz| blitz.sessions),
     }
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

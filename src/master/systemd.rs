@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::warn;
 
 use super::shared::{Shared, Snapshot};
@@ -31,6 +31,7 @@ pub(crate) async fn run(shared: Arc<Shared>, wait: Duration) {
     let mut snapshots = shared.snapshot.subscribe();
     let mut watchdog = watchdog().map(|limit| tokio::time::interval(limit / 2));
     let mut extend = tokio::time::interval(EXTEND_EVERY);
+    extend.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut ready = false;
     let mut stopping = false;
     let mut said = String::new();
@@ -39,6 +40,7 @@ pub(crate) async fn run(shared: Arc<Shared>, wait: Duration) {
         if snapshot.revision > 0 {
             if snapshot.status.stopping && !stopping {
                 stopping = true;
+                extend.reset_immediately();
                 notify("STOPPING=1\n");
             }
             if !ready && !stopping && snapshot.status.missing.is_empty() {
@@ -78,12 +80,10 @@ fn in_words(snapshot: &Snapshot, ready: bool) -> String {
         .filter(|s| s.pid.is_some())
         .count();
     if status.stopping {
-        format!("stopping; {active} servers left")
+        format!("stopping; servers left: {active}")
     } else if missing.is_empty() {
-        format!(
-            "{active} servers on {} nodes",
-            status.nodes.iter().filter(|n| n.pid.is_some()).count()
-        )
+        let nodes = status.nodes.iter().filter(|n| n.pid.is_some()).count();
+        format!("serving; servers: {active}, nodes: {nodes}")
     } else if ready {
         format!("not active: {}", missing.join(", "))
     } else {

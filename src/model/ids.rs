@@ -17,7 +17,7 @@ pub enum InvalidName {
     /// The name is empty.
     #[error("the name is empty")]
     Empty,
-    /// The name is longer than [`MAX_NAME`] bytes.
+    /// The name is longer than 200 bytes.
     #[error("the name has {0} bytes; at most {MAX_NAME} fit into a file name")]
     TooLong(usize),
     /// The name contains `/`.

@@ -21,7 +21,10 @@ struct Inner {
     revision: u64,
     reports: BTreeMap<ServerId, (u64, ServerReport)>,
     up: bool,
+    /// Servers of this node that others may wait for.
     expected: BTreeSet<ServerId>,
+    /// Servers of other nodes that are not active yet, and that servers of this one wait for.
+    not_ready_elsewhere: BTreeSet<ServerId>,
 }
 
 impl Board {
@@ -78,14 +81,23 @@ impl Board {
         self.change(|inner, _| drop(inner.reports.remove(id)));
     }
 
-    /// Says which servers there are, before all of them have reported.
-    pub(crate) fn expect(&self, ids: BTreeSet<ServerId>) {
-        self.change(|inner, _| inner.expected = ids);
+    /// Says which servers others may wait for: those of this node that are to run, and those of other nodes that are not
+    /// active yet.
+    pub(crate) fn expect(&self, ids: BTreeSet<ServerId>, not_ready_elsewhere: BTreeSet<ServerId>) {
+        self.change(|inner, _| {
+            inner.expected = ids;
+            inner.not_ready_elsewhere = not_ready_elsewhere;
+        });
     }
 
-    /// Returns whether the server is one of the node's, reported or not.
-    pub(crate) fn expects(&self, id: &ServerId) -> bool {
-        self.lock().expected.contains(id)
+    /// Returns whether the server is one to wait for, and not active.
+    pub(crate) fn holds_up(&self, id: &ServerId) -> bool {
+        let inner = self.lock();
+        let active = inner
+            .reports
+            .get(id)
+            .is_some_and(|(_, report)| report.state == ServerState::Active);
+        inner.not_ready_elsewhere.contains(id) || (inner.expected.contains(id) && !active)
     }
 
     /// Says that everything has been adopted.
@@ -104,11 +116,6 @@ impl Board {
             .reports
             .get(id)
             .map(|(_, report)| report.clone())
-    }
-
-    /// Returns a server's state.
-    pub(crate) fn state(&self, id: &ServerId) -> Option<ServerState> {
-        self.lock().reports.get(id).map(|(_, report)| report.state)
     }
 
     /// Returns the reports put up after `revision`, every id on the board, and the present revision.

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::descriptor::NodeFacts;
@@ -185,6 +186,7 @@ struct Node {
     listener: Listener,
     signals: Signals,
     keeper: logs::Keeper,
+    reaping: JoinHandle<()>,
     _lock: Lock,
 }
 
@@ -217,7 +219,7 @@ async fn start(options: &Options) -> Result<Node, NodeError> {
     std::env::set_current_dir(&dir).map_err(directory(&dir))?;
     process::become_subreaper().map_err(kernel("become the parent of orphans"))?;
     let signals = Signals::new().map_err(kernel("receive signals"))?;
-    let (reaper, _ends_with_the_runtime) = Reaper::start().map_err(kernel("wait for children"))?;
+    let (reaper, reaping) = Reaper::start().map_err(kernel("wait for children"))?;
     let (keeper, logs_written) = logs::Keeper::new(logs.clone()).map_err(kernel("watch logs"))?;
     let run = RunDir::create(&state).map_err(NodeError::RunDir)?;
     let listener = Listener::bind(&run.socket(Address::Node(&options.name)), &[])
@@ -255,6 +257,7 @@ async fn start(options: &Options) -> Result<Node, NodeError> {
         listener,
         signals,
         keeper,
+        reaping,
         _lock: lock,
     })
 }
@@ -267,6 +270,7 @@ impl Node {
             listener,
             mut signals,
             keeper,
+            reaping,
             _lock,
         } = self;
         info!(node = %context.name, pid = std::process::id(), "node started");
@@ -299,6 +303,7 @@ impl Node {
             warn!(%error, "the task of the socket failed");
         }
         keeping.abort();
+        reaping.abort();
         info!(node = %context.name, "node stopped");
     }
 }

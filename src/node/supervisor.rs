@@ -106,7 +106,14 @@ impl Supervisor {
             BTreeMap::new()
         };
         let wanted: BTreeSet<ServerId> = assignment.servers.iter().map(|s| s.id.clone()).collect();
-        self.context.board.expect(wanted.clone());
+        let to_run = assignment
+            .servers
+            .iter()
+            .filter(|server| server.is_to_run());
+        self.context.board.expect(
+            to_run.map(|server| server.id.clone()).collect(),
+            assignment.not_ready_elsewhere.into_iter().collect(),
+        );
         self.remove_others(&wanted).await;
         for assigned in assignment.servers {
             let id = assigned.id.clone();

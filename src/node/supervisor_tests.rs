@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::sync::MutexGuard;
+
 use super::*;
 use crate::descriptor::ServerDescriptor;
 use crate::ipc::message::node::{Action, Goal, ServerReport};
@@ -14,14 +16,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct Node {
     node: crate::node::Node,
     dir: tempfile::TempDir,
+    alone: MutexGuard<'static, ()>,
 }
 
 impl Node {
     async fn new() -> Self {
+        let alone = crate::sys::reaper::ALONE.lock().await;
         let dir = tempfile::tempdir().unwrap();
         Self {
             node: Self::start(dir.path()).await,
             dir,
+            alone,
         }
     }
 
@@ -36,7 +41,8 @@ impl Node {
 
     /// Forgets everything without ending a process, as a killed node does, and starts anew.
     async fn die(self) -> Self {
-        let Self { node, dir } = self;
+        let Self { node, dir, alone } = self;
+        node.reaping.abort();
         for server in std::mem::take(&mut *node.supervisor.servers()).into_values() {
             server.handle.abort();
         }
@@ -45,6 +51,7 @@ impl Node {
         Self {
             node: Self::start(dir.path()).await,
             dir,
+            alone,
         }
     }
 
@@ -52,6 +59,7 @@ impl Node {
         let assignment = Assignment {
             generation,
             servers,
+            not_ready_elsewhere: Vec::new(),
         };
         self.node.supervisor.configure(assignment).await.unwrap();
     }
@@ -175,6 +183,7 @@ async fn a_changed_definition_restarts_and_an_older_assignment_is_refused() {
     let old = Assignment {
         generation: 3,
         servers: Vec::new(),
+        not_ready_elsewhere: Vec::new(),
     };
     let refusal = node.node.supervisor.configure(old).await.unwrap_err();
     assert_eq!(refusal.kind, RefusalKind::Refused);
@@ -233,12 +242,27 @@ async fn servers_start_and_stop_in_order() {
 async fn a_server_that_ignores_term_is_killed_and_what_hides_is_found_at_the_end() {
     let node = Node::new().await;
     // A grandchild with no mark, no group and no parent of ours left.
-    let hide =
-        "(env -i setsid sleep 1000 >/dev/null 2>&1 &) ; trap '' TERM; while :; do sleep 0.1; done";
-    node.configure(1, vec![server("S", hide)]).await;
+    let file = node.dir.path().join("hidden");
+    let hide = format!(
+        "(env -i setsid sh -c 'echo $$ >{0}.new; mv {0}.new {0}; exec sleep 1000' >/dev/null 2>&1 &)
+         trap '' TERM; while :; do sleep 0.1; done",
+        file.display()
+    );
+    node.configure(1, vec![server("S", &hide)]).await;
     node.active("S").await;
+    tokio::time::timeout(PATIENCE, crate::sys::watch::appearance(&file))
+        .await
+        .unwrap()
+        .unwrap();
+    let hidden: u32 = std::fs::read_to_string(&file)
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    assert!(process::stat(hidden).unwrap().is_alive());
     let begun = std::time::Instant::now();
     node.node.supervisor.stop_all().await;
     assert!(begun.elapsed() >= Duration::from_secs(2));
+    assert!(process::stat(hidden).is_none_or(|stat| !stat.is_alive()));
     assert!(node.node.supervisor.marked().is_empty());
 }

@@ -154,6 +154,10 @@ fn wait_any(kind: libc::idtype_t, pid: u32, flags: i32) -> Option<(u32, ExitStat
     Some((pid, exit))
 }
 
+/// Held by each test that has children: there is one reaper per process, and tests share one.
+#[cfg(test)]
+pub(crate) static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
@@ -162,6 +166,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_exit_is_told_also_one_that_comes_at_once() {
+        let _alone = ALONE.lock().await;
         let (reaper, _task) = Reaper::start().unwrap();
         let env = [];
         let mut children = Vec::new();

@@ -405,6 +405,7 @@ mod tests {
 
     #[test]
     fn a_program_gets_what_was_described_and_nothing_else() {
+        let _alone = crate::sys::reaper::ALONE.blocking_lock();
         let env = [
             ("PATH".into(), "/nowhere:/bin:/usr/bin".into()),
             ("A".into(), "b c".into()),
@@ -425,6 +426,7 @@ mod tests {
 
     #[test]
     fn a_failure_names_its_step() {
+        let _alone = crate::sys::reaper::ALONE.blocking_lock();
         let dir = tempfile::tempdir().unwrap();
         let plain = dir.path().join("plain");
         std::fs::write(&plain, "#!/bin/sh\n").unwrap();
@@ -458,6 +460,7 @@ mod tests {
 
     #[test]
     fn groups_and_sessions_are_the_childs_own() {
+        let _alone = crate::sys::reaper::ALONE.blocking_lock();
         let args = words(&["-c", "cut -d' ' -f5,6 /proc/$$/stat; echo $$"]);
         let env = [("PATH".into(), "/bin:/usr/bin".into())];
         for new_session in [false, true] {

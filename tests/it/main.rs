@@ -4,6 +4,8 @@
 mod bad_input;
 mod deploy;
 mod descriptor;
+mod documents;
+mod generated;
 mod harness;
 mod sessions;
 mod sockets;
@@ -11,3 +13,4 @@ mod start;
 mod supervision;
 mod survival;
 mod systemd;
+mod systemd_unit;

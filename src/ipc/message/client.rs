@@ -206,7 +206,8 @@ pub struct ServerChange {
     pub change: String,
     /// What differs, in words.
     pub details: Vec<String>,
-    /// What happens to its process: `start`, `stop`, `restart`, `none`.
+    /// What happens to its process: `start`, `stop`, `restart`, `none`, or `held`: it goes on as it is until somebody
+    /// restarts it.
     pub effect: String,
     /// Its live sessions now.
     pub sessions: u64,

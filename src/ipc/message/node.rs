@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::blitz;
 use crate::descriptor::ServerDescriptor;
 use crate::ipc::Link;
-use crate::model::{Activation, ExitStatus, Failure, ServerId, ServerState, SessionId};
+use crate::model::{Accepting, Activation, ExitStatus, Failure, ServerId, ServerState, SessionId};
 
 /// The link between the master and a node.
 pub struct NodeLink;
@@ -59,8 +59,12 @@ pub enum Action {
 pub struct Assignment {
     /// Grows with every change; a node refuses one older than the last.
     pub generation: u64,
-    /// The servers, in the order of the descriptor.
+    /// The servers, by id.
     pub servers: Vec<Assigned>,
+    /// Servers of other nodes that servers of this one come after (`omero.grid.after`), and that are to run and are not
+    /// active yet.
+    #[serde(default)]
+    pub not_ready_elsewhere: Vec<ServerId>,
 }
 
 /// A server that a node has to supervise.
@@ -76,6 +80,23 @@ pub struct Assigned {
     pub goal: Goal,
     /// Whether it may be started at all.
     pub enabled: bool,
+}
+
+impl Assigned {
+    /// Returns whether the server is to run without being asked for: whoever comes after it waits for it then.
+    pub fn is_to_run(&self) -> bool {
+        is_to_run(self.goal, self.enabled, self.descriptor.activation())
+    }
+}
+
+/// Returns whether a server of this mode is to run without being asked for.
+pub fn is_to_run(goal: Goal, enabled: bool, activation: Activation) -> bool {
+    enabled
+        && match goal {
+            Goal::Mode => activation == Activation::Always,
+            Goal::Started => true,
+            Goal::Stopped => false,
+        }
 }
 
 /// What the administrator wants of a server.
@@ -139,6 +160,15 @@ pub struct ServerReport {
     pub is_builtin_blitz: bool,
     /// What the built-in Blitz says of itself, while it answers.
     pub blitz: Option<blitz::Status>,
+}
+
+impl ServerReport {
+    /// Returns whether the server does what it is for: it is active, and a built-in Blitz also answers.
+    pub fn is_ready(&self) -> bool {
+        let answers = |blitz: &blitz::Status| blitz.accepting != Accepting::No;
+        self.state == ServerState::Active
+            && (!self.is_builtin_blitz || self.blitz.as_ref().is_some_and(answers))
+    }
 }
 
 /// What a node tells unasked.

@@ -155,6 +155,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_left_not_even_a_session_of_its_own() {
+        let _alone = crate::sys::reaper::ALONE.lock().await;
         let (reaper, _task) = Reaper::start().unwrap();
         let mark = format!("/grid/S/{}", std::process::id());
         let env = [

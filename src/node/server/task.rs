@@ -305,12 +305,9 @@ impl Task {
         let after = self.assigned.descriptor.grid().after;
         let own = self.assigned.id.clone();
         let context = self.context.clone();
-        after.into_iter().filter(move |id| {
-            // Those of other nodes are their master's business.
-            *id != own
-                && context.board.expects(id)
-                && context.board.state(id) != Some(ServerState::Active)
-        })
+        after
+            .into_iter()
+            .filter(move |id| *id != own && context.board.holds_up(id))
     }
 
     /// Has one event decided, and does what was decided.

@@ -3,33 +3,35 @@
 //! Commands are made durable here, orders to the nodes follow from them (`plan`), and news of the nodes become the
 //! published status. Whatever takes long — sessions, waiting for a server — is done by the handlers.
 
+mod deploy;
+mod status;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
-use super::desired::{Change, Deployed, Desired, Switch, Wish};
-use super::node_task::{News, NodeTask};
-use super::plan::{self, DeployPlan, Liberty, Order};
-use super::shared::{Shared, Snapshot};
-use super::state::StateDb;
 use crate::config::Paths;
-use crate::descriptor::{self, Diagnostics};
 use crate::ipc::message::client::{
-    ApplicationStatus, DeployMode, DeployReport, DescriptorSource, GridStatus, MasterStatus,
-    NodeAction, NodeStatus, RedirectorStatus, ServerAction,
+    DeployMode, DeployReport, DescriptorSource, NodeAction, ServerAction,
 };
 use crate::ipc::message::node::{Action, Goal, ServerReport};
 use crate::ipc::{Refusal, RefusalKind, RunDir};
-use crate::model::{Accepting, NodeName, NodeState, ServerId, ServerState};
+use crate::master::desired::{Change, Desired, Switch, Wish};
+use crate::master::node_task::{News, NodeTask};
+use crate::master::plan::{self, Circumstances, Liberty, Order};
+use crate::master::shared::Shared;
+use crate::master::state::StateDb;
+use crate::model::{NodeName, NodeState, ServerId, ServerState};
 use crate::sys::clock;
 use crate::sys::host::Host;
 use crate::sys::reaper::Reaper;
 use crate::telemetry::chain;
+
+pub(super) use deploy::{builtin_descriptor, load};
+pub(super) use status::wait_for;
 
 /// What the core is asked. Answers come after the change is durable.
 pub(crate) enum Command {
@@ -85,6 +87,10 @@ pub(crate) struct Core {
     nodes: BTreeMap<NodeName, Node>,
     /// Nodes that are stopped only to be started again.
     restarting: BTreeSet<NodeName>,
+    /// Servers that others come after.
+    come_first: BTreeSet<ServerId>,
+    /// What the last orders followed from.
+    circumstances: Circumstances,
     tasks: JoinSet<()>,
     tell: mpsc::Sender<(NodeName, News)>,
     news: mpsc::Receiver<(NodeName, News)>,
@@ -111,6 +117,12 @@ impl Core {
             reaper,
             nodes: BTreeMap::new(),
             restarting: BTreeSet::new(),
+            come_first: BTreeSet::new(),
+            // The generation of nothing deployed: the first orders are always given.
+            circumstances: Circumstances {
+                generation: u64::MAX,
+                ..Circumstances::default()
+            },
             tasks: JoinSet::new(),
             tell,
             news,
@@ -148,6 +160,7 @@ impl Core {
                 },
             }
             self.give_orders();
+            self.forget_nodes();
             self.publish();
         }
         self.nodes.clear();
@@ -207,82 +220,6 @@ impl Core {
             self.desired.apply(change);
         }
         Ok(())
-    }
-
-    fn deploy(
-        &mut self,
-        source: DescriptorSource,
-        dry_run: bool,
-        liberty: Liberty,
-        uid: u32,
-    ) -> Result<DeployReport, Refusal> {
-        let command = format!("deploy {}", source.shown);
-        let (plan, warnings) = self.think_through(source, liberty)?;
-        let DeployPlan {
-            mut report,
-            changes,
-            in_the_way,
-        } = plan;
-        report.warnings = warnings;
-        if dry_run {
-            return Ok(report);
-        }
-        if !in_the_way.is_empty() {
-            let blitzes: Vec<_> = in_the_way
-                .iter()
-                .map(|(id, n)| format!("{id} ({n} sessions)"))
-                .collect();
-            return Err(Refusal::new(
-                RefusalKind::Refused,
-                format!("this deploy would end live sessions: {}", blitzes.join(", ")),
-            )
-            .hint("use --dry-run to see the plan, or --now to restart them regardless of their sessions"));
-        }
-        self.commit(changes, uid, &command)?;
-        report.applied = true;
-        Ok(report)
-    }
-
-    fn reload(&mut self, uid: u32) -> Result<Vec<DeployReport>, Refusal> {
-        let sources: Vec<_> = self
-            .desired
-            .in_order()
-            .iter()
-            .map(|deployed| deployed.source.clone())
-            .collect();
-        let mut reports = Vec::new();
-        let mut changes = Vec::new();
-        // All are read before any is changed: a bad file changes nothing.
-        for source in sources {
-            let (plan, warnings) = self.think_through(source, Liberty::Hold)?;
-            changes.extend(plan.changes);
-            reports.push(DeployReport {
-                warnings,
-                applied: true,
-                ..plan.report
-            });
-        }
-        self.commit(changes, uid, "reload")?;
-        Ok(reports)
-    }
-
-    fn think_through(
-        &self,
-        source: DescriptorSource,
-        liberty: Liberty,
-    ) -> Result<(DeployPlan, Vec<String>), Refusal> {
-        let (fresh, warnings) =
-            load(source, &self.desired).map_err(|error| refuse_descriptor(&error))?;
-        let reports: BTreeMap<_, _> = self
-            .nodes
-            .values()
-            .flat_map(|node| &node.reports)
-            .map(|(id, report)| (id.clone(), report.clone()))
-            .collect();
-        Ok((
-            plan::deploy(&self.desired, fresh, &reports, liberty),
-            warnings,
-        ))
     }
 
     fn node(&mut self, node: &NodeName, action: NodeAction, uid: u32) -> Result<(), Refusal> {
@@ -424,9 +361,27 @@ impl Core {
 
     /// Tells every node what it has to do, where that changed.
     fn give_orders(&mut self) {
-        let known: Vec<NodeName> = self.nodes.keys().cloned().collect();
-        let stopped = |node: &NodeName| self.stopping || self.restarting.contains(node);
-        for (name, order) in plan::orders(&self.desired, known, stopped) {
+        let generation = self.desired.generation;
+        if self.circumstances.generation != generation {
+            self.come_first = self.desired.come_first();
+        }
+        let active = |id: &&ServerId| {
+            let mut reports = self.nodes.values().filter_map(|node| node.reports.get(*id));
+            reports.any(|report| report.state == ServerState::Active)
+        };
+        let now = Circumstances {
+            generation,
+            stopping: self.stopping,
+            restarting: self.restarting.clone(),
+            active: self.come_first.iter().filter(active).cloned().collect(),
+        };
+        if now == self.circumstances {
+            return;
+        }
+        let known = self.nodes.keys().cloned().collect();
+        let orders = plan::orders(&self.desired, known, &now);
+        self.circumstances = now;
+        for (name, order) in orders {
             match self.nodes.get(&name) {
                 Some(node) => {
                     node.order.send_if_modified(|current| {
@@ -440,9 +395,16 @@ impl Core {
                 None => self.add_node(name, order),
             }
         }
-        let deployed = self.desired.all_nodes();
-        self.nodes
-            .retain(|name, node| deployed.contains(name) || node.state != NodeState::Down);
+    }
+
+    /// Forgets nodes that are no longer deployed and have ended.
+    fn forget_nodes(&mut self) {
+        let gone = |node: &Node| node.state == NodeState::Down;
+        if self.nodes.values().any(gone) {
+            let deployed = self.desired.all_nodes();
+            self.nodes
+                .retain(|name, node| deployed.contains(name) || !gone(node));
+        }
     }
 
     fn add_node(&mut self, name: NodeName, order: Order) {
@@ -506,194 +468,6 @@ impl Core {
             News::Removed(ids) => node.reports.retain(|id, _| !ids.contains(id)),
         }
     }
-
-    fn publish(&self) {
-        let status = self.status();
-        self.shared.snapshot.send_if_modified(|snapshot| {
-            let differs = *snapshot.status != status || snapshot.revision == 0;
-            if differs {
-                *snapshot = Snapshot {
-                    revision: snapshot.revision + 1,
-                    status: Arc::new(status),
-                };
-            }
-            differs
-        });
-    }
-
-    fn status(&self) -> GridStatus {
-        let names: BTreeSet<&NodeName> = self
-            .desired
-            .all_nodes()
-            .into_iter()
-            .chain(self.nodes.keys())
-            .collect();
-        let mut by_node: BTreeMap<&NodeName, Vec<ServerReport>> = BTreeMap::new();
-        for (id, _, placed) in self.desired.placed() {
-            let seen = self
-                .nodes
-                .get(&placed.node)
-                .and_then(|node| node.reports.get(id));
-            let report = seen
-                .cloned()
-                .unwrap_or_else(|| self.unseen(id, &placed.descriptor));
-            by_node.entry(&placed.node).or_default().push(report);
-        }
-        let nodes = names.into_iter().map(|name| {
-            let node = self.nodes.get(name);
-            let mut servers = by_node.remove(name).unwrap_or_default();
-            servers.sort_by(|a, b| a.id.cmp(&b.id));
-            NodeStatus {
-                name: name.clone(),
-                state: node.map_or(NodeState::Down, |node| node.state),
-                start: if self.desired.is_manual(name) {
-                    "manual"
-                } else {
-                    "auto"
-                }
-                .to_owned(),
-                pid: node.and_then(|node| node.pid),
-                hostname: self.hostname.clone(),
-                reason: node.and_then(|node| node.reason.clone()),
-                outdated: servers
-                    .iter()
-                    .filter(|r| self.desired.held.contains_key(&r.id))
-                    .map(|r| r.id.clone())
-                    .collect(),
-                servers,
-            }
-        });
-        let applications = self.desired.in_order();
-        GridStatus {
-            nodes: nodes.collect(),
-            applications: applications
-                .iter()
-                .map(|deployed| ApplicationStatus {
-                    name: deployed.deployment.application.clone(),
-                    descriptor: deployed.source.shown.clone(),
-                    targets: deployed.source.targets.clone(),
-                    source: deployed.source.clone(),
-                })
-                .collect(),
-            master: MasterStatus {
-                pid: std::process::id(),
-                started_ms: self.started_ms,
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-            },
-            redirector: RedirectorStatus {
-                policy: "nullRedirector".to_owned(),
-                redirect: None,
-            },
-            missing: self.missing(),
-            stopping: self.stopping,
-        }
-    }
-
-    /// Returns what can be said of a server that no node has told of.
-    fn unseen(&self, id: &ServerId, descriptor: &descriptor::ServerDescriptor) -> ServerReport {
-        let wish = self.desired.wish(id);
-        ServerReport {
-            id: id.clone(),
-            activation: descriptor.activation(),
-            enabled: wish.enabled,
-            goal: wish.goal,
-            state: ServerState::Inactive,
-            pid: None,
-            started_ms: None,
-            ready_after_ms: None,
-            restarts: 0,
-            last_exit: None,
-            failure: None,
-            waiting_for: None,
-            next_start_ms: None,
-            is_builtin_blitz: descriptor.is_builtin_blitz(),
-            blitz: None,
-        }
-    }
-
-    /// Returns the required servers that are not there yet, of the nodes that are wanted.
-    fn missing(&self) -> Vec<ServerId> {
-        let required = self
-            .desired
-            .applications
-            .values()
-            .flat_map(|a| a.deployment.required());
-        required
-            .filter(|id| {
-                let Some(placed) = self.desired.server(id) else {
-                    return false;
-                };
-                let wish = self.desired.wish(id);
-                if !self.desired.wants_node(&placed.node)
-                    || wish.goal == Goal::Stopped
-                    || !wish.enabled
-                {
-                    return false;
-                }
-                let report = self
-                    .nodes
-                    .get(&placed.node)
-                    .and_then(|node| node.reports.get(id));
-                !report.is_some_and(is_ready)
-            })
-            .collect()
-    }
-}
-
-/// Returns whether a server does what it is for: it is active, and a built-in Blitz also answers.
-pub(crate) fn is_ready(report: &ServerReport) -> bool {
-    let answers = report
-        .blitz
-        .as_ref()
-        .is_some_and(|blitz| blitz.accepting != Accepting::No);
-    report.state == ServerState::Active && (answers || !report.is_builtin_blitz)
-}
-
-/// Reads a descriptor beside what is deployed. Returns it, and the warnings about it.
-pub(crate) fn load(
-    source: DescriptorSource,
-    desired: &Desired,
-) -> Result<(Deployed, Vec<String>), Diagnostics> {
-    let mut request = source.request();
-    let loaded = descriptor::load(&descriptor::Disk, &request)?;
-    // The other applications have to be known for the check of ids, and which they are follows from the name.
-    let name = loaded.deployment.application.clone();
-    let others: Vec<_> = desired
-        .applications
-        .iter()
-        .filter(|(other, _)| **other != name)
-        .map(|(_, a)| a)
-        .collect();
-    let loaded = if others.is_empty() {
-        loaded
-    } else {
-        for other in others {
-            request.others.add(&other.deployment);
-        }
-        descriptor::load(&descriptor::Disk, &request)?
-    };
-    let order = desired
-        .applications
-        .get(&name)
-        .map(|deployed| deployed.order);
-    let last = desired
-        .applications
-        .values()
-        .map(|deployed| deployed.order)
-        .max();
-    let deployed = Deployed {
-        order: order.unwrap_or_else(|| last.map_or(0, |last| last + 1)),
-        source,
-        deployment: loaded.deployment,
-    };
-    let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
-    Ok((deployed, warnings))
-}
-
-fn refuse_descriptor(diagnostics: &Diagnostics) -> Refusal {
-    let text: Vec<_> = diagnostics.0.iter().map(ToString::to_string).collect();
-    Refusal::new(RefusalKind::Invalid, text.join("\n"))
-        .hint("nothing was changed; `omero-grid check` shows the same")
 }
 
 /// Refuses a name that nothing has, with the near miss.
@@ -713,38 +487,4 @@ fn no_such<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
         _ if known.is_empty() => refusal,
         _ => refusal.hint(format!("known are: {}", known.join(", "))),
     }
-}
-
-/// Waits until the status satisfies `done`, or until the time is over.
-pub(crate) async fn wait_for(
-    shared: &Shared,
-    limit: Duration,
-    mut done: impl FnMut(&Snapshot) -> bool,
-) -> Option<Snapshot> {
-    let mut snapshots = shared.snapshot.subscribe();
-    let waiting = snapshots.wait_for(|snapshot| done(snapshot));
-    match tokio::time::timeout(limit, waiting).await {
-        Ok(Ok(snapshot)) => Some(snapshot.clone()),
-        Ok(Err(_)) => {
-            warn!("the status is no longer published");
-            None
-        }
-        Err(_) => None,
-    }
-}
-
-/// The descriptor that is compiled in, as a file of its own.
-pub(crate) fn builtin_descriptor(paths: &Paths) -> std::io::Result<PathBuf> {
-    let dir = paths.grid().join("builtin");
-    std::fs::create_dir_all(&dir)?;
-    for (name, text) in [
-        ("default.xml", include_str!("../../descriptors/default.xml")),
-        (
-            "templates.xml",
-            include_str!("../../descriptors/templates.xml"),
-        ),
-    ] {
-        std::fs::write(dir.join(name), text)?;
-    }
-    Ok(dir.join("default.xml"))
 }

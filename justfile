@@ -1,0 +1,29 @@
+# One recipe per job of .ci/run, with the same commands (tests/it/documents.rs holds them together).
+
+# Lists the recipes.
+default:
+    @just --list
+
+# Checks the format.
+fmt:
+    cargo fmt --check
+
+# Lints everything; a warning fails.
+clippy:
+    cargo clippy --all-targets --locked -- -D warnings
+
+# Builds the documentation, private items too; a warning fails.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --document-private-items
+
+# Runs every test. Tests of programs that are not installed are skipped, unless OMERO_GRID_REQUIRE_PEERS=1.
+test:
+    cargo test --locked
+
+# Measures what the README's table says. Not a CI job: machines differ.
+bench:
+    cargo bench --locked --bench grid
+
+# Does what CI does.
+ci:
+    .ci/run

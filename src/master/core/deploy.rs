@@ -1,0 +1,156 @@
+//! Reading descriptors, and making what they say durable.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::Core;
+use crate::config::Paths;
+use crate::descriptor::{self, Diagnostics};
+use crate::ipc::message::client::{DeployReport, DescriptorSource};
+use crate::ipc::{Refusal, RefusalKind};
+use crate::master::desired::{Deployed, Desired};
+use crate::master::plan::{self, DeployPlan, Liberty};
+
+impl Core {
+    pub(super) fn deploy(
+        &mut self,
+        source: DescriptorSource,
+        dry_run: bool,
+        liberty: Liberty,
+        uid: u32,
+    ) -> Result<DeployReport, Refusal> {
+        let command = format!("deploy {}", source.shown);
+        let (plan, warnings) = self.think_through(source, liberty)?;
+        let DeployPlan {
+            mut report,
+            changes,
+            in_the_way,
+        } = plan;
+        report.warnings = warnings;
+        if dry_run {
+            return Ok(report);
+        }
+        if !in_the_way.is_empty() {
+            let blitzes: Vec<_> = in_the_way
+                .iter()
+                .map(|(id, n)| format!("{id} ({n})"))
+                .collect();
+            return Err(Refusal::new(
+                RefusalKind::Refused,
+                format!("this deploy would restart or stop Blitzes with live sessions: {}", blitzes.join(", ")),
+            )
+            .hint("use --dry-run to see the plan, or --now to restart them regardless of their sessions"));
+        }
+        self.commit(changes, uid, &command)?;
+        report.applied = true;
+        Ok(report)
+    }
+
+    pub(super) fn reload(&mut self, uid: u32) -> Result<Vec<DeployReport>, Refusal> {
+        let sources: Vec<_> = self
+            .desired
+            .in_order()
+            .iter()
+            .map(|deployed| deployed.source.clone())
+            .collect();
+        let mut reports = Vec::new();
+        let mut changes = Vec::new();
+        // All are read before any is changed: a bad file changes nothing.
+        for source in sources {
+            let (plan, warnings) = self.think_through(source, Liberty::Hold)?;
+            changes.extend(plan.changes);
+            reports.push(DeployReport {
+                warnings,
+                applied: true,
+                ..plan.report
+            });
+        }
+        self.commit(changes, uid, "reload")?;
+        Ok(reports)
+    }
+
+    fn think_through(
+        &self,
+        source: DescriptorSource,
+        liberty: Liberty,
+    ) -> Result<(DeployPlan, Vec<String>), Refusal> {
+        let (fresh, warnings) =
+            load(source, &self.desired).map_err(|error| refuse_descriptor(&error))?;
+        let reports: BTreeMap<_, _> = self
+            .nodes
+            .values()
+            .flat_map(|node| &node.reports)
+            .map(|(id, report)| (id.clone(), report.clone()))
+            .collect();
+        Ok((
+            plan::deploy(&self.desired, fresh, &reports, liberty),
+            warnings,
+        ))
+    }
+}
+
+/// Reads a descriptor beside what is deployed. Returns it, and the warnings about it.
+pub(crate) fn load(
+    source: DescriptorSource,
+    desired: &Desired,
+) -> Result<(Deployed, Vec<String>), Diagnostics> {
+    let mut request = source.request();
+    let loaded = descriptor::load(&descriptor::Disk, &request)?;
+    // The other applications have to be known for the check of ids, and which they are follows from the name.
+    let name = loaded.deployment.application.clone();
+    let others: Vec<_> = desired
+        .applications
+        .iter()
+        .filter(|(other, _)| **other != name)
+        .map(|(_, a)| a)
+        .collect();
+    let loaded = if others.is_empty() {
+        loaded
+    } else {
+        for other in others {
+            request.others.add(&other.deployment);
+        }
+        descriptor::load(&descriptor::Disk, &request)?
+    };
+    let order = desired
+        .applications
+        .get(&name)
+        .map(|deployed| deployed.order);
+    let last = desired
+        .applications
+        .values()
+        .map(|deployed| deployed.order)
+        .max();
+    let deployed = Deployed {
+        order: order.unwrap_or_else(|| last.map_or(0, |last| last + 1)),
+        source,
+        deployment: loaded.deployment,
+    };
+    let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
+    Ok((deployed, warnings))
+}
+
+fn refuse_descriptor(diagnostics: &Diagnostics) -> Refusal {
+    let text: Vec<_> = diagnostics.0.iter().map(ToString::to_string).collect();
+    Refusal::new(RefusalKind::Invalid, text.join("\n"))
+        .hint("nothing was changed; `omero-grid check` shows the same")
+}
+
+/// The descriptor that is compiled in, as a file of its own.
+pub(crate) fn builtin_descriptor(paths: &Paths) -> std::io::Result<PathBuf> {
+    let dir = paths.grid().join("builtin");
+    std::fs::create_dir_all(&dir)?;
+    for (name, text) in [
+        (
+            "default.xml",
+            include_str!("../../../descriptors/default.xml"),
+        ),
+        (
+            "templates.xml",
+            include_str!("../../../descriptors/templates.xml"),
+        ),
+    ] {
+        std::fs::write(dir.join(name), text)?;
+    }
+    Ok(dir.join("default.xml"))
+}

@@ -1,0 +1,342 @@
+//! Plans by example and by property: descriptors in, orders and durable changes out, no process anywhere.
+
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::descriptor::{Request, load};
+use crate::ipc::message::blitz;
+use crate::ipc::message::client::DescriptorSource;
+use crate::ipc::message::node::Goal;
+use crate::master::desired::{Selection, Switch};
+use crate::model::{Accepting, ServerState};
+
+/// A server of a made-up application: its node, its option, whether it is a built-in Blitz.
+type Made = (u8, u8, bool);
+
+/// Reads an application with these servers, `None` for those that are not in it.
+fn application(servers: &[Option<Made>]) -> Deployed {
+    let mut xml = String::from("<icegrid><application name=\"A\">");
+    for node in 0..3 {
+        xml.push_str(&format!("<node name=\"n{node}\">"));
+        if node == 2 {
+            xml.push_str("<variable name=\"omero.grid.start\" value=\"manual\"/>");
+        }
+        for (number, server) in servers.iter().enumerate() {
+            if let Some((_, option, is_blitz)) = server.filter(|server| server.0 == node) {
+                let (exe, first) = if is_blitz {
+                    ("omero-grid", "blitz")
+                } else {
+                    ("prog", "x")
+                };
+                xml.push_str(&format!(
+                    "<server id=\"s{number}\" exe=\"{exe}\" activation=\"always\"><option>{first}</option><option>{option}</option></server>"
+                ));
+            }
+        }
+        xml.push_str("</node>");
+    }
+    xml.push_str("</application></icegrid>");
+    deployed(&xml)
+}
+
+fn deployed(xml: &str) -> Deployed {
+    let path = PathBuf::from("/a.xml");
+    let source = BTreeMap::from([(path.clone(), xml.as_bytes().to_vec())]);
+    let request = Request {
+        file: path,
+        ..Request::default()
+    };
+    let loaded = load(&source, &request).unwrap_or_else(|e| panic!("{xml}\n{e}"));
+    Deployed {
+        order: 0,
+        source: DescriptorSource::default(),
+        deployment: loaded.deployment,
+    }
+}
+
+fn desired(servers: &[Option<Made>]) -> Desired {
+    let mut desired = Desired::default();
+    desired.apply(Change::Application(Box::new(application(servers))));
+    desired
+}
+
+/// Returns what nodes would report if everything that is to run runs; Blitzes have this many sessions.
+fn reports(desired: &Desired, sessions: u64) -> BTreeMap<ServerId, ServerReport> {
+    let report = |id: &ServerId, placed: &PlacedServer| {
+        let is_blitz = placed.descriptor.is_builtin_blitz();
+        let blitz = is_blitz.then(|| blitz::Status {
+            uuid: String::new(),
+            sessions,
+            accepting: Accepting::Yes,
+            read_only: blitz::ReadOnly::default(),
+            read_only_reason: blitz::ReadOnlyReason::default(),
+        });
+        ServerReport {
+            id: id.clone(),
+            activation: placed.descriptor.activation(),
+            enabled: true,
+            goal: Goal::Mode,
+            state: ServerState::Active,
+            pid: Some(1),
+            started_ms: None,
+            ready_after_ms: None,
+            restarts: 0,
+            last_exit: None,
+            failure: None,
+            waiting_for: None,
+            next_start_ms: None,
+            is_builtin_blitz: is_blitz,
+            blitz,
+        }
+    };
+    desired
+        .placed()
+        .filter(|(.., placed)| desired.wants_node(&placed.node))
+        .map(|(id, _, placed)| (id.clone(), report(id, placed)))
+        .collect()
+}
+
+fn apply(desired: &mut Desired, plan: DeployPlan) {
+    for change in plan.changes {
+        desired.apply(change);
+    }
+}
+
+fn definitions(desired: &Desired) -> BTreeMap<ServerId, PlacedServer> {
+    desired
+        .placed()
+        .map(|(id, _, placed)| (id.clone(), placed.clone()))
+        .collect()
+}
+
+fn node(name: &str) -> NodeName {
+    name.parse().expect("a name")
+}
+
+#[test]
+fn a_deploy_names_each_difference_and_what_it_does_to_the_process() {
+    let before = desired(&[
+        Some((0, 1, true)),
+        Some((0, 1, false)),
+        Some((1, 1, false)),
+        Some((2, 1, false)),
+        None,
+    ]);
+    let after = application(&[
+        Some((0, 2, true)),
+        Some((0, 1, false)),
+        None,
+        Some((2, 2, false)),
+        Some((1, 1, false)),
+    ]);
+    let plan = deploy(&before, after, &reports(&before, 2), Liberty::Careful);
+    let changes: Vec<_> = plan
+        .report
+        .changes
+        .iter()
+        .map(|c| {
+            (
+                c.server.as_str(),
+                c.change.as_str(),
+                c.effect.as_str(),
+                c.sessions,
+            )
+        })
+        .collect();
+    assert_eq!(
+        changes,
+        [
+            ("s0", "changed", "restart", 2),
+            ("s2", "removed", "stop", 0),
+            // Its node is manual and down.
+            ("s3", "changed", "none", 0),
+            ("s4", "added", "start", 0),
+        ]
+    );
+    assert_eq!(plan.in_the_way, [("s0".parse().unwrap(), 2)]);
+}
+
+#[test]
+fn a_held_blitz_keeps_its_definition_until_it_is_let_go() {
+    let mut wanted = desired(&[Some((0, 1, true)), Some((0, 1, false))]);
+    let before = definitions(&wanted);
+    let after = application(&[Some((0, 2, true)), Some((0, 2, false))]);
+    let plan = deploy(&wanted, after.clone(), &reports(&wanted, 1), Liberty::Hold);
+    assert!(plan.in_the_way.is_empty());
+    apply(&mut wanted, plan);
+    let blitz: ServerId = "s0".parse().unwrap();
+    assert_eq!(wanted.server(&blitz), before.get(&blitz));
+    assert_ne!(definitions(&wanted), before);
+    // Deployed again without sessions, nothing holds it back any longer.
+    let plan = deploy(
+        &wanted,
+        after.clone(),
+        &reports(&wanted, 0),
+        Liberty::Careful,
+    );
+    apply(&mut wanted, plan);
+    assert_eq!(wanted.server(&blitz), after.deployment.servers.get(&blitz));
+    assert!(wanted.held.is_empty());
+}
+
+#[test]
+fn what_goes_back_to_what_runs_is_held_no_longer() {
+    let old = [Some((0, 1, true))];
+    let mut wanted = desired(&old);
+    let plan = deploy(
+        &wanted,
+        application(&[Some((0, 2, true))]),
+        &reports(&wanted, 1),
+        Liberty::Hold,
+    );
+    apply(&mut wanted, plan);
+    let plan = deploy(
+        &wanted,
+        application(&old),
+        &reports(&wanted, 1),
+        Liberty::Careful,
+    );
+    assert_eq!(plan.report.changes, []);
+    apply(&mut wanted, plan);
+    assert!(wanted.held.is_empty());
+}
+
+#[test]
+fn which_nodes_run_follows_from_selection_and_hand() {
+    let mut wanted = desired(&[]);
+    let runs = |desired: &Desired| -> Vec<String> {
+        let orders = orders(desired, vec![node("old")], &Circumstances::default());
+        orders
+            .iter()
+            .filter(|(_, o)| matches!(o, Order::Run(_)))
+            .map(|(n, _)| n.to_string())
+            .collect()
+    };
+    assert_eq!(runs(&wanted), ["n0", "n1"]);
+    wanted.apply(Change::Node(node("n2"), Some(Switch::Started)));
+    wanted.apply(Change::Node(node("n0"), Some(Switch::Stopped)));
+    assert_eq!(runs(&wanted), ["n1", "n2"]);
+    wanted.apply(Change::Node(node("n0"), None));
+    wanted.apply(Change::Selection(Selection::Named([node("n0")].into())));
+    assert_eq!(runs(&wanted), ["n0", "n2"]);
+    wanted.apply(Change::Selection(Selection::All));
+    assert_eq!(runs(&wanted), ["n0", "n1", "n2"]);
+    let stopping = Circumstances {
+        stopping: true,
+        ..Circumstances::default()
+    };
+    let all = orders(&wanted, vec![node("old")], &stopping);
+    assert_eq!(all.len(), 4);
+    assert!(all.values().all(|order| matches!(order, Order::Stop)));
+}
+
+#[test]
+fn a_server_waits_for_those_of_other_nodes_that_are_to_run() {
+    let server = |id: &str, after: &str| {
+        format!(
+            "<server id=\"{id}\" exe=\"p\" activation=\"always\"><property name=\"omero.grid.after\" value=\"{after}\"/></server>"
+        )
+    };
+    let xml = format!(
+        "<icegrid><application name=\"A\"><node name=\"n0\">{}</node><node name=\"n1\">{}{}</node></application></icegrid>",
+        server("first", ""),
+        server("here", ""),
+        server("last", "first here"),
+    );
+    let mut wanted = Desired::default();
+    wanted.apply(Change::Application(Box::new(deployed(&xml))));
+    let first: ServerId = "first".parse().unwrap();
+    let mut active = BTreeSet::new();
+    assert_eq!(
+        wanted.come_first(),
+        ["first", "here"].map(|id| id.parse().unwrap()).into()
+    );
+    assert_eq!(
+        wanted.assignment(&node("n1"), &active).not_ready_elsewhere,
+        std::slice::from_ref(&first)
+    );
+    assert!(
+        wanted
+            .assignment(&node("n0"), &active)
+            .not_ready_elsewhere
+            .is_empty()
+    );
+    active.insert(first.clone());
+    assert!(
+        wanted
+            .assignment(&node("n1"), &active)
+            .not_ready_elsewhere
+            .is_empty()
+    );
+    // Nobody waits for what is not going to come.
+    wanted.apply(Change::Server(
+        first,
+        Wish {
+            goal: Goal::Stopped,
+            enabled: true,
+        },
+    ));
+    assert!(
+        wanted
+            .assignment(&node("n1"), &BTreeSet::new())
+            .not_ready_elsewhere
+            .is_empty()
+    );
+}
+
+fn servers() -> impl Strategy<Value = Vec<Option<Made>>> {
+    prop::collection::vec(
+        prop::option::weighted(0.8, (0..3_u8, 0..3_u8, any::<bool>())),
+        6,
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_deploy_reaches_what_was_asked_for_and_a_second_one_finds_nothing(
+        old in servers(), new in servers(), sessions in 0..3_u64,
+    ) {
+        let mut wanted = desired(&old);
+        let fresh = application(&new);
+        let plan = deploy(&wanted, fresh.clone(), &reports(&wanted, sessions), Liberty::Now);
+        apply(&mut wanted, plan);
+        prop_assert_eq!(definitions(&wanted), fresh.deployment.servers.clone());
+        let again = deploy(&wanted, fresh, &reports(&wanted, sessions), Liberty::Now);
+        prop_assert_eq!(again.report.changes, vec![]);
+    }
+
+    #[test]
+    fn no_careful_or_holding_deploy_touches_a_blitz_with_live_sessions(
+        old in servers(), new in servers(), newer in servers(),
+    ) {
+        let mut wanted = desired(&old);
+        for fresh in [new, newer] {
+            let seen = reports(&wanted, 1);
+            let busy: BTreeMap<_, _> = definitions(&wanted)
+                .into_iter()
+                .filter(|(id, placed)| placed.descriptor.is_builtin_blitz() && seen.contains_key(id))
+                .collect();
+            let fresh = application(&fresh);
+            let careful = deploy(&wanted, fresh.clone(), &seen, Liberty::Careful);
+            let touched: BTreeSet<_> = careful.in_the_way.iter().map(|(id, _)| id.clone()).collect();
+            let after = {
+                let mut after = wanted.clone();
+                apply(&mut after, deploy(&wanted, fresh.clone(), &seen, Liberty::Now));
+                definitions(&after)
+            };
+            for (id, placed) in &busy {
+                let differs = after.get(id) != Some(placed);
+                prop_assert_eq!(differs, touched.contains(id), "{}", id);
+            }
+            let holding = deploy(&wanted, fresh, &seen, Liberty::Hold);
+            apply(&mut wanted, holding);
+            for (id, placed) in &busy {
+                prop_assert_eq!(wanted.server(id), Some(placed));
+            }
+        }
+    }
+}
