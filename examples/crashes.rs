@@ -7,7 +7,11 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    // A node appends where the server's properties are.
+    let args: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with("--Ice.Config="))
+        .collect();
     let [file, code, unit, limit] = args.as_slice() else {
         return usage();
     };

@@ -1,6 +1,16 @@
 //! Tests that run the program.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod bad_input;
+mod deploy;
 mod descriptor;
 mod documents;
 mod generated;
+mod harness;
+mod sessions;
+mod sockets;
+mod start;
+mod supervision;
+mod survival;
+mod systemd;
 mod systemd_unit;
