@@ -9,9 +9,10 @@ use super::failure::{Failure, code};
 use super::leftovers;
 use super::master_process::{Handover, launch, master_failure};
 use super::start::wait_until_up;
+use crate::config;
 use crate::descriptor::{self, Disk};
-use crate::ipc::message::client::Request;
-use crate::master::MasterError;
+use crate::ipc::message::client::{DescriptorSource, Request};
+use crate::master::{LoadError, MasterError};
 use crate::sys::process::{PidFd, stat};
 
 /// Arguments of `stop`.
@@ -92,12 +93,10 @@ pub(crate) async fn restart(context: &Context, args: RestartArgs) -> Result<(), 
     let (_, status) = grid.status().await?;
     // What does not hold is found before anything stops.
     for application in &status.applications {
-        if let Err(diagnostics) = descriptor::load(&Disk, &application.source.request()) {
-            return Err(Failure {
-                hint: Some("nothing was stopped".to_owned()),
-                ..master_failure(MasterError::Descriptor(diagnostics))
-            });
-        }
+        check(context, &application.source).map_err(|error| Failure {
+            hint: Some("nothing was stopped".to_owned()),
+            ..master_failure(MasterError::Load(error))
+        })?;
     }
     stop_grid(context, &grid, None).await?;
     let handover = Handover {
@@ -108,4 +107,13 @@ pub(crate) async fn restart(context: &Context, args: RestartArgs) -> Result<(), 
     launch(context, &handover)?;
     let grid = context.grid().await?;
     wait_until_up(context, &grid, Duration::from_secs(args.wait)).await
+}
+
+/// Reads a descriptor and the site's configuration as the next master will.
+fn check(context: &Context, source: &DescriptorSource) -> Result<(), LoadError> {
+    let mut request = source.request();
+    let profile = config::active_profile(context.paths.dir());
+    request.profile = profile.map_err(LoadError::Configuration)?;
+    descriptor::load(&Disk, &request).map_err(LoadError::Descriptor)?;
+    Ok(())
 }

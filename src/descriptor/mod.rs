@@ -18,7 +18,7 @@ mod source;
 mod text;
 mod types;
 mod variables;
-mod xml;
+pub(crate) mod xml;
 
 use std::path::PathBuf;
 

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+pub use self::core::LoadError;
 use self::core::{Command, Core};
 use self::desired::{Change, Desired, Selection};
 use self::handler::ClientHandler;
@@ -30,7 +31,6 @@ pub(crate) use self::process::inherited_environment;
 use self::shared::Shared;
 use self::state::{StateDb, StateError};
 use crate::config::Paths;
-use crate::descriptor::Diagnostics;
 use crate::ipc::message::client::{ClientLink, DeployMode, DescriptorSource};
 use crate::ipc::message::node::NodeLink;
 use crate::ipc::{
@@ -89,9 +89,9 @@ pub enum MasterError {
     /// A lock cannot be taken.
     #[error("cannot lock the grid")]
     Lock(#[source] LockError),
-    /// The descriptor does not hold.
+    /// The descriptor or the site's configuration does not hold.
     #[error("{0}")]
-    Descriptor(Diagnostics),
+    Load(LoadError),
     /// There is nothing to start.
     #[error("there is no descriptor: nothing was deployed before, and there is no {0}")]
     NoDescriptor(PathBuf),
@@ -329,7 +329,7 @@ async fn adopt_or_deploy(
     let mut later = None;
     let sources = sources(options, desired)?;
     for source in sources {
-        match core::load(source.clone(), desired) {
+        match core::load(source.clone(), desired, options.paths.dir()) {
             Ok((deployed, warnings)) => {
                 notices.extend(warnings);
                 let known = desired.applications.get(&deployed.deployment.application);
@@ -340,10 +340,10 @@ async fn adopt_or_deploy(
                 }
             }
             // A grid that lives is adopted whatever became of its file.
-            Err(diagnostics) if living && options.descriptor.is_none() => {
-                notices.push(format!("adopted the running grid as it was deployed; its descriptor is no longer valid:\n{diagnostics}"));
+            Err(error) if living && options.descriptor.is_none() => {
+                notices.push(format!("adopted the running grid as it was deployed; its descriptor is no longer valid:\n{}", error.in_full()));
             }
-            Err(diagnostics) => return Err(MasterError::Descriptor(diagnostics)),
+            Err(error) => return Err(MasterError::Load(error)),
         }
     }
     let mut after = desired.clone();

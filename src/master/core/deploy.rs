@@ -1,15 +1,16 @@
 //! Reading descriptors, and making what they say durable.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Core;
-use crate::config::Paths;
+use crate::config::{self, Paths, ProfileError};
 use crate::descriptor::{self, Diagnostics};
 use crate::ipc::message::client::{DeployReport, DescriptorSource};
 use crate::ipc::{Refusal, RefusalKind};
 use crate::master::desired::{Deployed, Desired};
 use crate::master::plan::{self, DeployPlan, Liberty};
+use crate::telemetry::chain;
 
 impl Core {
     pub(super) fn deploy(
@@ -75,7 +76,7 @@ impl Core {
         liberty: Liberty,
     ) -> Result<(DeployPlan, Vec<String>), Refusal> {
         let (fresh, warnings) =
-            load(source, &self.desired).map_err(|error| refuse_descriptor(&error))?;
+            load(source, &self.desired, self.paths.dir()).map_err(|error| refuse(&error))?;
         let reports: BTreeMap<_, _> = self
             .nodes
             .values()
@@ -89,13 +90,39 @@ impl Core {
     }
 }
 
+/// A descriptor that cannot be deployed.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The descriptor has faults.
+    #[error("{0}")]
+    Descriptor(Diagnostics),
+    /// The site's configuration cannot be read.
+    #[error("cannot use the site's configuration")]
+    Configuration(#[source] ProfileError),
+}
+
+impl LoadError {
+    /// Returns every fault, with its place.
+    pub(crate) fn in_full(&self) -> String {
+        match self {
+            Self::Descriptor(diagnostics) => {
+                let lines: Vec<_> = diagnostics.0.iter().map(ToString::to_string).collect();
+                lines.join("\n")
+            }
+            Self::Configuration(error) => chain(error),
+        }
+    }
+}
+
 /// Reads a descriptor beside what is deployed. Returns it, and the warnings about it.
 pub(crate) fn load(
     source: DescriptorSource,
     desired: &Desired,
-) -> Result<(Deployed, Vec<String>), Diagnostics> {
+    omero_dir: &Path,
+) -> Result<(Deployed, Vec<String>), LoadError> {
     let mut request = source.request();
-    let loaded = descriptor::load(&descriptor::Disk, &request)?;
+    request.profile = config::active_profile(omero_dir).map_err(LoadError::Configuration)?;
+    let loaded = descriptor::load(&descriptor::Disk, &request).map_err(LoadError::Descriptor)?;
     // The other applications have to be known for the check of ids, and which they are follows from the name.
     let name = loaded.deployment.application.clone();
     let others: Vec<_> = desired
@@ -110,7 +137,7 @@ pub(crate) fn load(
         for other in others {
             request.others.add(&other.deployment);
         }
-        descriptor::load(&descriptor::Disk, &request)?
+        descriptor::load(&descriptor::Disk, &request).map_err(LoadError::Descriptor)?
     };
     let order = desired
         .applications
@@ -130,10 +157,8 @@ pub(crate) fn load(
     Ok((deployed, warnings))
 }
 
-fn refuse_descriptor(diagnostics: &Diagnostics) -> Refusal {
-    let text: Vec<_> = diagnostics.0.iter().map(ToString::to_string).collect();
-    Refusal::new(RefusalKind::Invalid, text.join("\n"))
-        .hint("nothing was changed; `omero-grid check` shows the same")
+fn refuse(error: &LoadError) -> Refusal {
+    Refusal::new(RefusalKind::Invalid, error.in_full()).hint("nothing was changed")
 }
 
 /// The descriptor that is compiled in, as a file of its own.

@@ -30,6 +30,7 @@ use crate::sys::host::Host;
 use crate::sys::reaper::Reaper;
 use crate::telemetry::chain;
 
+pub use deploy::LoadError;
 pub(super) use deploy::{builtin_descriptor, load};
 pub(super) use status::wait_for;
 
