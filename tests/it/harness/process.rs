@@ -1,5 +1,6 @@
 //! Processes as `/proc` shows them. A zombie counts as dead: nobody may be there to reap it.
 
+use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -78,19 +79,23 @@ fn find(mut is: impl FnMut(&[&[u8]], &[&[u8]]) -> bool) -> Vec<Process> {
     found
 }
 
-/// Kills every process of the grid in `dir`, and those that they start meanwhile.
+/// Kills every process of the grid in `dir`, and those that they start meanwhile, and waits for their ends.
 pub(super) fn kill_all(dir: &Path) -> Result<(), String> {
     let limit = Instant::now() + PATIENCE;
+    // A process that is ending has lost its environment before it is a zombie: it is no longer found, and still lives.
+    let mut killed = BTreeSet::new();
     loop {
         let found = living(dir);
-        if found.is_empty() {
+        for process in &found {
+            kill(process.pid, Signal::SIGKILL);
+            killed.insert(process.pid);
+        }
+        killed.retain(|pid| alive(*pid));
+        if found.is_empty() && killed.is_empty() {
             return Ok(());
         }
         if Instant::now() > limit {
-            return Err(format!("{found:?}"));
-        }
-        for process in found {
-            kill(process.pid, Signal::SIGKILL);
+            return Err(format!("{found:?}, {killed:?}"));
         }
         super::pause(Duration::from_millis(2));
     }
