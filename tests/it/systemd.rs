@@ -1,7 +1,6 @@
 //! `start --foreground` under systemd, played by the test (sd_notify(3)).
 
 use std::os::unix::net::UnixDatagram;
-use std::process::Child;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -65,11 +64,6 @@ impl Manager {
     }
 }
 
-fn ended(child: &mut Child, grid: &Grid) -> i32 {
-    let status = grid.wait("the master to end", || child.try_wait().unwrap());
-    status.code().unwrap_or(-1)
-}
-
 #[test]
 fn ready_is_said_when_the_required_servers_are_active_and_not_before() {
     let slow = |id: &str, gate: &str| {
@@ -115,9 +109,9 @@ fn ready_is_said_when_the_required_servers_are_active_and_not_before() {
     // systemd's own variables are not the servers'.
     let environ = std::fs::read(format!("/proc/{}/environ", grid.pid("s"))).unwrap();
     assert!(!String::from_utf8_lossy(&environ).contains(grid.path("notify").to_str().unwrap()));
-    kill(master.id(), Signal::SIGTERM);
+    kill(master.pid(), Signal::SIGTERM);
     manager.wait(&grid, "STOPPING=1");
-    assert_eq!(ended(&mut master, &grid), 0);
+    assert_eq!(master.ended(&grid), Some(0));
     assert_eq!(living(grid.dir()), []);
 }
 
@@ -158,13 +152,13 @@ fn the_watchdog_is_fed() {
         manager.wait(&grid, "WATCHDOG=1");
     }
     // A master that hangs does not feed it.
-    kill(master.id(), Signal::SIGSTOP);
+    kill(master.pid(), Signal::SIGSTOP);
     manager.forget();
     for _ in 0..5 {
         manager.receive();
     }
     assert_eq!(manager.seen, Vec::<String>::new());
-    kill(master.id(), Signal::SIGCONT);
+    kill(master.pid(), Signal::SIGCONT);
     manager.wait(&grid, "WATCHDOG=1");
 }
 
@@ -197,13 +191,12 @@ fn a_main_process_that_was_killed_is_started_again_and_adopts() {
     manager.wait(&grid, "READY=1");
     let session = grid.session();
     let (node, blitz, sleeper) = (grid.node_pid("n"), grid.pid("Blitz-0"), grid.pid("s"));
-    first.kill().unwrap();
-    first.wait().unwrap();
+    first.kill();
     assert!(alive(node) && alive(blitz) && alive(sleeper));
     manager.forget();
     let mut second = grid.foreground("grid.xml");
     manager.wait(&grid, "READY=1");
-    assert_eq!(grid.master_pid(), second.id());
+    assert_eq!(grid.master_pid(), second.pid());
     assert_eq!(
         (grid.node_pid("n"), grid.pid("Blitz-0"), grid.pid("s")),
         (node, blitz, sleeper)
@@ -212,8 +205,8 @@ fn a_main_process_that_was_killed_is_started_again_and_adopts() {
         grid.json(&format!("session join {session}"))["uuid"],
         session
     );
-    kill(second.id(), Signal::SIGTERM);
-    assert_eq!(ended(&mut second, &grid), 0);
+    kill(second.pid(), Signal::SIGTERM);
+    assert_eq!(second.ended(&grid), Some(0));
     assert_eq!(living(grid.dir()), []);
 }
 
@@ -227,7 +220,7 @@ fn systemctl_reload_is_sighup() {
         "grid.xml",
         &application(&[node("n", &[sleeper("s"), sleeper("t")])]),
     );
-    kill(master.id(), Signal::SIGHUP);
+    kill(master.pid(), Signal::SIGHUP);
     grid.wait_state("t", "active");
 }
 
@@ -236,7 +229,7 @@ fn a_start_that_fails_ends_with_its_code_and_is_never_ready() {
     let mut grid = Grid::new("<icegrid>");
     let mut manager = Manager::of(&mut grid);
     let mut master = grid.foreground("grid.xml");
-    assert_eq!(ended(&mut master, &grid), 4);
+    assert_eq!(master.ended(&grid), Some(4));
     manager.receive();
     assert!(!manager.seen.iter().any(|line| line == "READY=1"));
     assert!(

@@ -36,6 +36,36 @@ pub(crate) struct Grid {
     _temp: tempfile::TempDir,
 }
 
+/// A master in the foreground, which does not outlive this value.
+#[derive(Debug)]
+pub(crate) struct Foreground(Child);
+
+impl Foreground {
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Kills it with SIGKILL and takes it away.
+    pub(crate) fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+
+    /// Waits until it has ended by itself, and returns its exit code.
+    #[track_caller]
+    pub(crate) fn ended(&mut self, grid: &Grid) -> Option<i32> {
+        grid.wait("the master to end", || self.0.try_wait().unwrap())
+            .code()
+    }
+}
+
+impl Drop for Foreground {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 /// A command that has ended, whose exit code nobody has looked at.
 #[derive(Debug)]
 #[must_use = "a command that failed unseen hides the cause of what fails later"]
@@ -420,7 +450,7 @@ impl Grid {
     }
 
     /// Starts `start --foreground` as the test's own child, with its output in `foreground.log`.
-    pub(crate) fn foreground(&self, words: &str) -> Child {
+    pub(crate) fn foreground(&self, words: &str) -> Foreground {
         let log = std::fs::File::create(self.path("foreground.log")).unwrap();
         let args: Vec<&str> = words.split_whitespace().collect();
         let mut command = self.command(&["start", "--foreground"]);
@@ -429,7 +459,7 @@ impl Grid {
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        command.spawn().unwrap()
+        Foreground(command.spawn().unwrap())
     }
 
     /// Kills every process of the grid.
