@@ -153,7 +153,9 @@ fn pending(status: &GridStatus) -> Vec<(&NodeStatus, Option<&ServerReport>)> {
         .filter(|node| node.state != NodeState::Down)
     {
         let servers = pending_on(node);
-        if servers.is_empty() && node.state != NodeState::Up {
+        // A node that cannot be started is the reason why its servers are not.
+        let is_cause = servers.is_empty() || node.reason.is_some();
+        if node.state != NodeState::Up && is_cause {
             pending.push((node, None));
         }
         pending.extend(servers.into_iter().map(|server| (node, Some(server))));

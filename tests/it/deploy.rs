@@ -132,7 +132,7 @@ fn a_deploy_that_would_end_sessions_is_refused_unless_told_not_to_care() {
     written(&grid, "new.xml", &[blue(), sleeper("s").option("x")]);
     grid.run("deploy new.xml")
         .exits(6)
-        .says(&["Blitz-0 (1)", "--now"]);
+        .says(&["live sessions: Blitz-0", "--now"]);
     // Nothing of it was done, the harmless part neither.
     assert_eq!((grid.pid("Blitz-0"), grid.pid("s")), (pid, sleeping));
     assert_eq!(grid.status()["descriptor"], "grid.xml");

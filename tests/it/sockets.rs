@@ -4,13 +4,14 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 
-use crate::harness::{Grid, application, blitz, node, sleeper};
+use crate::harness::{Grid, application, blitz, kill, node, sleeper};
 
 fn started() -> Grid {
     let grid = Grid::new(&application(&[node(
@@ -155,6 +156,56 @@ fn an_unknown_message_is_answered_with_an_error() {
         (&answers[1]["kind"], &answers[1]["id"]),
         (&"reply".into(), &8.into())
     );
+}
+
+/// Returns how many connections a local socket has accepted and still has.
+fn connections(socket: &Path) -> usize {
+    let table = std::fs::read_to_string("/proc/net/unix").unwrap();
+    let path = socket.to_str().unwrap();
+    // Num RefCount Protocol Flags Type St Inode Path; 03 is a connected socket, which has the path that the one it came through was first bound to.
+    let columns = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    columns
+        .filter(|c| {
+            c.get(5) == Some(&"03")
+                && c.get(7)
+                    .is_some_and(|p| p.strip_suffix(".new").unwrap_or(p) == path)
+        })
+        .count()
+}
+
+#[test]
+fn a_process_speaks_to_its_parent_only() {
+    let grid = started();
+    let (to_node, to_blitz) = (
+        grid.path("var/run/node.n"),
+        grid.path("var/run/blitz.Blitz-0"),
+    );
+    assert!(!grid.session().is_empty());
+    // Whatever the commands had to do with it is over, and the one parent is left.
+    grid.wait("one connection to the node", || {
+        (connections(&to_node) == 1).then_some(())
+    });
+    grid.wait("one connection to the Blitz", || {
+        (connections(&to_blitz) == 1).then_some(())
+    });
+    // The master cannot start a node while it is stopped: without the node, nobody speaks to the Blitz.
+    let (master, node) = (grid.master_pid(), grid.node_pid("n"));
+    kill(master, Signal::SIGSTOP);
+    grid.kill9(node);
+    grid.wait("the Blitz to be left alone", || {
+        (connections(&to_blitz) == 0).then_some(())
+    });
+    kill(master, Signal::SIGCONT);
+    grid.wait("the new node", || {
+        (connections(&to_blitz) == 1 && connections(&to_node) == 1).then_some(())
+    });
+    grid.kill9(master);
+    grid.wait("the node to be left alone", || {
+        (connections(&to_node) == 0).then_some(())
+    });
+    assert_eq!(connections(&to_blitz), 1);
 }
 
 #[test]

@@ -207,11 +207,7 @@ fn nothing_survives_the_stop_of_a_server_that_leaks_a_child() {
     assert!(!alive(second));
     // Nor an adoption in between.
     let third = leaked();
-    let node = grid.node_pid("n");
-    grid.kill9(node);
-    grid.wait("another node", || {
-        (grid.node("n")?["state"] == "up" && grid.node("n")?["pid"] != node).then_some(())
-    });
+    grid.replace_node("n");
     assert!(alive(third));
     grid.run("server s stop").ok();
     assert!(!alive(third));
@@ -401,4 +397,121 @@ fn a_broken_server_does_not_hold_up_the_others() {
     grid.wait_state("s", "active");
     grid.wait_server("Blitz-0", "to accept", |s| s["blitz"]["accepting"] == "yes");
     assert!(!grid.session().is_empty());
+}
+
+#[test]
+fn a_stop_that_takes_too_long_goes_on() {
+    let stubborn = server("s", &example("ignores_term")).attribute("deactivation-timeout", "3");
+    let grid = grid_of(&[stubborn]);
+    grid.start();
+    grid.wait("the handler", || {
+        grid.read("var/log/s.out").contains("ignores").then_some(())
+    });
+    let (master, pid) = (grid.master_pid(), grid.pid("s"));
+    grid.run("stop --wait 1")
+        .exits(5)
+        .says(&["has not stopped yet"]);
+    assert!(alive(pid));
+    let status = grid.status();
+    assert_eq!(status["stopping"], true);
+    for start in ["server s start", "node n start"] {
+        grid.run(start).exits(6).says(&["the grid is stopping"]);
+    }
+    grid.wait_gone(master);
+    assert_eq!(living(grid.dir()), []);
+}
+
+#[test]
+fn a_server_runs_as_the_user_that_it_names() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can become another user");
+        return;
+    }
+    let as_nobody = server("s", "/bin/sh")
+        .option("-c")
+        .option("id -u; id -G; cat \"$1\"; exec sleep 3600")
+        .option("sh")
+        .option("var/n/servers/s/config/config")
+        .property("colour", "blue")
+        .attribute("user", "nobody");
+    let grid = grid_of(&[as_nobody]);
+    std::fs::set_permissions(grid.dir(), PermissionsExt::from_mode(0o755)).unwrap();
+    grid.start();
+    // Its own configuration it may read.
+    grid.wait("its words", || {
+        grid.read("var/log/s.out")
+            .contains("colour=blue")
+            .then_some(())
+    });
+    assert!(
+        grid.read("var/log/s.out").starts_with("65534\n65534\n"),
+        "{}",
+        grid.report()
+    );
+    let pid = grid.pid("s");
+    // Another node adopts it although it is another user's, and ends it.
+    grid.replace_node("n");
+    assert_eq!(grid.pid("s"), pid);
+    grid.run("server s stop").ok();
+    assert!(!alive(pid));
+    let unknown = sleeper("s").attribute("user", "no-such-user-here");
+    grid.write("grid.xml", &application(&[node("n", &[unknown])]));
+    grid.run("reload").ok();
+    grid.run("server s start")
+        .exits(1)
+        .says(&["there is no user"]);
+    let reason = failing(&grid, "s")["reason"].clone();
+    assert!(
+        reason
+            .as_str()
+            .unwrap()
+            .contains("no user 'no-such-user-here'"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn status_is_watched_and_logs_are_followed() {
+    let grid = grid_of(&[server("s", &example("ticker"))]);
+    grid.start();
+    let follow = |words: &[&str], file: &str| {
+        let out = std::fs::File::create(grid.path(file)).unwrap();
+        let mut command = grid.command(words);
+        command
+            .stdin(std::process::Stdio::null())
+            .stdout(out)
+            .spawn()
+            .unwrap()
+    };
+    let mut watching = follow(&["status", "--watch"], "watched");
+    let mut following = follow(&["logs", "s", "--follow", "-n", "0"], "followed");
+    grid.wait("the first page", || {
+        grid.read("watched").contains("active").then_some(())
+    });
+    grid.wait("new lines", || {
+        (grid.read("followed").lines().count() > 5).then_some(())
+    });
+    grid.run("server s stop").ok();
+    grid.wait("the next page", || {
+        grid.read("watched")
+            .contains("stopped by command")
+            .then_some(())
+    });
+    for child in [&mut watching, &mut following] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let out = grid.read("var/log/s.out");
+    let last: Vec<&str> = out.lines().rev().take(2).collect();
+    let shown = grid.run("logs s -n 2").ok().stdout;
+    // A line before them says which of its two files it is.
+    assert!(
+        shown.ends_with(&format!("<==\n{}\n{}\n", last[1], last[0])),
+        "{shown}"
+    );
+    let list = grid.json("server list");
+    assert_eq!(
+        (&list[0]["id"], &list[0]["node"], &list[0]["state"]),
+        (&"s".into(), &"n".into(), &"inactive".into())
+    );
 }

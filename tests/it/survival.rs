@@ -156,10 +156,7 @@ fn a_server_that_writes_all_the_time_loses_no_line() {
     let before = lines().len();
     grid.kill9(node);
     more(before);
-    grid.wait("another node", || {
-        let now = grid.node("n")?;
-        (now["state"] == "up" && now["pid"] != node).then_some(())
-    });
+    grid.wait_other_node("n", node);
     let (master, node) = (grid.master_pid(), grid.node_pid("n"));
     kill(master, Signal::SIGKILL);
     kill(node, Signal::SIGKILL);
@@ -188,10 +185,7 @@ fn adopts_without(spoil: impl FnOnce(&Grid, Value)) {
     assert_eq!(known["process"]["pid"], pid);
     spoil(&grid, known);
     grid.kill9(node);
-    grid.wait("another node", || {
-        let now = grid.node("n")?;
-        (now["state"] == "up" && now["pid"] != node).then_some(())
-    });
+    grid.wait_other_node("n", node);
     grid.wait_state("s", "active");
     assert_eq!(grid.pid("s"), pid);
     assert_eq!(marked(grid.dir(), "s").len(), 1);
@@ -320,12 +314,7 @@ fn what_the_issue_shows_holds_in_one_go() {
     grid.kill9(pid);
     let pid = grid.wait_successor("Blitz-0", pid);
     joinable(&grid, &session);
-    let node = grid.node_pid("master");
-    grid.kill9(node);
-    grid.wait("another node", || {
-        let now = grid.node("master")?;
-        (now["state"] == "up" && now["pid"] != node).then_some(())
-    });
+    grid.replace_node("master");
     joinable(&grid, &session);
     grid.kill9(grid.master_pid());
     grid.run("start").ok();

@@ -231,6 +231,9 @@ impl Core {
                 self.desired.all_nodes().iter().map(|n| n.as_str()),
             ));
         }
+        if self.stopping && action != NodeAction::Stop {
+            return Err(stopping());
+        }
         let (switch, word) = match action {
             NodeAction::Start => (Switch::Started, "start"),
             NodeAction::Stop => (Switch::Stopped, "stop"),
@@ -322,6 +325,9 @@ impl Core {
             }
         };
         if matches!(word, "start" | "restart") {
+            if self.stopping {
+                return Err(stopping());
+            }
             if !wish.enabled {
                 return Err(
                     Refusal::new(RefusalKind::Refused, format!("server {id} is disabled"))
@@ -469,6 +475,12 @@ impl Core {
             News::Removed(ids) => node.reports.retain(|id, _| !ids.contains(id)),
         }
     }
+}
+
+/// Refuses to start anything in a grid that is being stopped.
+fn stopping() -> Refusal {
+    Refusal::new(RefusalKind::Refused, "the grid is stopping")
+        .hint("wait until it has stopped, then `omero-grid start`")
 }
 
 /// Refuses a name that nothing has, with the near miss.

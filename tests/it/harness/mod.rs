@@ -373,6 +373,23 @@ impl Grid {
         self.wait_gone(pid);
     }
 
+    /// Kills a node with SIGKILL and waits until its master has started another, which has adopted what is left.
+    #[track_caller]
+    pub(crate) fn replace_node(&self, name: &str) -> u32 {
+        let old = self.node_pid(name);
+        self.kill9(old);
+        self.wait_other_node(name, old)
+    }
+
+    /// Waits until a node is up as a process other than `old`.
+    #[track_caller]
+    pub(crate) fn wait_other_node(&self, name: &str, old: u32) -> u32 {
+        self.wait(&format!("node {name} to be up in place of {old}"), || {
+            let node = self.node(name)?;
+            number(&node["pid"]).filter(|pid| *pid != old && node["state"] == "up")
+        })
+    }
+
     /// Returns the password of user `root` that the first start made.
     #[track_caller]
     pub(crate) fn root_password(&self) -> String {
