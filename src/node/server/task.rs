@@ -477,7 +477,11 @@ impl Task {
         });
         info!(server = %id, pid, "adopted");
         self.happen(Event::Adopted { started, ready });
-        if self.record.fingerprint != launch::fingerprint(&self.assigned.descriptor) {
+        let wanted = launch::fingerprint(&self.assigned.descriptor);
+        if self.record.fingerprint.is_empty() {
+            // Its record is lost: nothing speaks against the definition at hand, and a restart ends sessions.
+            self.record.fingerprint = wanted;
+        } else if self.record.fingerprint != wanted {
             self.happen(Event::Redefined);
         }
     }
