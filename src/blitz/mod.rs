@@ -36,10 +36,8 @@ use crate::ipc::message::blitz::BlitzLink;
 use crate::ipc::{Address, AddressError, Hello, ListenError, Listener, Role, RunDir};
 use crate::model::{InvalidName, ServerId};
 use crate::store::{self, Sqlite, Store, StoreError, StoreHandle};
+use crate::sys::marks::MARK as SERVER;
 use crate::telemetry::chain;
-
-/// The variable that names a server to its process: `OMERODIR/ID/instance`.
-const SERVER: &str = "OMERO_GRID_SERVER";
 
 /// The variable that names the state directory; OMERODIR if it is not set.
 const STATE: &str = "OMERO_GRID_STATE";

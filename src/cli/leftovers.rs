@@ -1,15 +1,15 @@
 //! What lives without a master: nodes, and servers of nodes that died. Shown by `status`, ended by `stop`.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
 use super::context::{Context, within};
 use super::failure::{Failure, code};
 use crate::ipc::message::node::{Assignment, NodeLink, Request};
 use crate::ipc::{Address, Client, Hello, Role, RunDir};
-use crate::model::NodeName;
-use crate::sys::process::{PidFd, Table, environment_variable, stat};
+use crate::model::{NodeName, ServerId};
+use crate::sys::marks;
+use crate::sys::process::{PidFd, Table, stat};
 use crate::sys::spawn::Spawn;
 
 /// What lives without a master.
@@ -17,7 +17,7 @@ pub(crate) struct Leftovers {
     /// Nodes that answer, with their pids.
     nodes: Vec<(NodeName, u32)>,
     /// Nodes that do not, although servers of theirs live: each with the ids and pids of those.
-    orphans: Vec<(NodeName, Vec<(String, u32)>)>,
+    orphans: Vec<(NodeName, Vec<(ServerId, u32)>)>,
 }
 
 impl Leftovers {
@@ -81,7 +81,7 @@ pub(crate) async fn find(context: &Context) -> Result<Leftovers, Failure> {
                 let servers = context.paths.node(&name).join("servers");
                 let mut own: Vec<_> = marked
                     .iter()
-                    .filter(|(id, _)| servers.join(id).exists())
+                    .filter(|(id, _)| servers.join(id.as_str()).exists())
                     .cloned()
                     .collect();
                 own.sort();
@@ -203,26 +203,12 @@ fn node_names(context: &Context) -> Vec<NodeName> {
 }
 
 /// Returns the living processes with a mark of this grid: server id and pid, oldest first.
-fn marked(context: &Context) -> Vec<(String, u32)> {
+fn marked(context: &Context) -> Vec<(ServerId, u32)> {
     let Ok(table) = Table::read() else {
         return Vec::new();
     };
-    let dir = context.paths.dir().as_os_str().as_bytes();
-    let mut found: Vec<_> = table
-        .iter()
-        .filter(|stat| stat.is_alive())
-        .filter_map(|stat| {
-            let mark = environment_variable(stat.pid, "OMERO_GRID_SERVER")?;
-            let mut parts = mark.rsplitn(3, |b| *b == b'/');
-            let (_, id, own) = (parts.next()?, parts.next()?, parts.next()?);
-            (own == dir).then(|| {
-                (
-                    stat.start_time,
-                    String::from_utf8_lossy(id).into_owned(),
-                    stat.pid,
-                )
-            })
-        })
+    let mut found: Vec<_> = marks::carriers(&table, context.paths.dir())
+        .map(|(stat, mark)| (stat.start_time, mark.server, stat.pid))
         .collect();
     found.sort();
     found.into_iter().map(|(_, id, pid)| (id, pid)).collect()

@@ -11,7 +11,8 @@ use tokio::net::unix::pipe;
 
 use crate::config::Paths;
 use crate::model::NodeName;
-use crate::sys::process::{PidFd, Table, environment_variable, stat};
+use crate::sys::marks;
+use crate::sys::process::{PidFd, Table, stat};
 use crate::sys::reaper::Reaper;
 use crate::sys::spawn::{Spawn, SpawnError};
 
@@ -160,28 +161,14 @@ impl Handle {
 
 /// Returns whether servers of a node are alive: processes with its mark.
 pub(crate) fn has_leftovers(paths: &Paths, node: &NodeName) -> bool {
-    use std::os::unix::ffi::OsStrExt as _;
-    let servers: Vec<OsString> = std::fs::read_dir(paths.node(node).join("servers"))
-        .map(|entries| {
-            entries
-                .filter_map(|entry| Some(entry.ok()?.file_name()))
-                .collect()
-        })
-        .unwrap_or_default();
-    if servers.is_empty() {
+    let servers = paths.node(node).join("servers");
+    // The usual case at a first start, which need not look at every process.
+    if std::fs::read_dir(&servers).map_or(true, |mut entries| entries.next().is_none()) {
         return false;
     }
     let Ok(table) = Table::read() else {
         return false;
     };
-    table.iter().filter(|stat| stat.is_alive()).any(|stat| {
-        // OMERODIR/ID/instance
-        let Some(mark) = environment_variable(stat.pid, "OMERO_GRID_SERVER") else {
-            return false;
-        };
-        let mut parts = mark.rsplitn(3, |b| *b == b'/');
-        let (_, id, dir) = (parts.next(), parts.next(), parts.next());
-        dir == Some(paths.dir().as_os_str().as_bytes())
-            && id.is_some_and(|id| servers.iter().any(|server| server.as_bytes() == id))
-    })
+    marks::carriers(&table, paths.dir())
+        .any(|(_, mark)| servers.join(mark.server.as_str()).exists())
 }
