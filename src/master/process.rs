@@ -13,7 +13,6 @@ use crate::config::Paths;
 use crate::model::NodeName;
 use crate::sys::marks;
 use crate::sys::process::{PidFd, Table, stat};
-use crate::sys::reaper::Reaper;
 use crate::sys::spawn::{Spawn, SpawnError};
 
 /// How long a node may take until it listens.
@@ -79,11 +78,13 @@ pub(crate) fn inherited_environment() -> Vec<(OsString, OsString)> {
         .collect()
 }
 
-/// Starts the process of a node and waits until it listens.
+/// Starts the process of a node by `spawn` and waits until it listens.
+///
+/// `spawn` returns the pid: the master has a reaper to tell of its children, a command has none.
 pub(crate) async fn start(
     node: &NodeName,
     paths: &Paths,
-    reaper: &Reaper,
+    spawn: impl FnOnce(&Spawn<'_>) -> Result<u32, SpawnError>,
 ) -> Result<NodeProcess, StartError> {
     let (read, write) = io::pipe().map_err(StartError::Pipe)?;
     let write = OwnedFd::from(write);
@@ -99,13 +100,13 @@ pub(crate) async fn start(
     .map(OsStr::to_owned)
     .into();
     let env = inherited_environment();
-    let child = {
-        let mut spawn = Spawn::new("/proc/self/exe", &args, &env, paths.dir());
-        spawn.argv0 = Some(OsStr::new("omero-grid"));
-        spawn.stdout = Some(&write);
-        spawn.stderr = Some(&write);
-        spawn.new_session = true;
-        reaper.spawn(&spawn).map_err(StartError::Spawn)?
+    let pid = {
+        let mut process = Spawn::new("/proc/self/exe", &args, &env, paths.dir());
+        process.argv0 = Some(OsStr::new("omero-grid"));
+        process.stdout = Some(&write);
+        process.stderr = Some(&write);
+        process.new_session = true;
+        spawn(&process).map_err(StartError::Spawn)?
     };
     // The node's is the only writing end left: it closing is the end of the report.
     drop(write);
@@ -122,7 +123,7 @@ pub(crate) async fn start(
         });
     };
     match report {
-        Report { ready: true, .. } => Ok(NodeProcess::Ready { pid: child.pid }),
+        Report { ready: true, .. } => Ok(NodeProcess::Ready { pid }),
         Report { exit: Some(6), .. } => Ok(NodeProcess::NameTaken),
         Report { error, .. } => Err(error.map_or(StartError::Silent, StartError::Reported)),
     }
