@@ -32,14 +32,13 @@ use login::Login;
 use properties::{Properties, Settings};
 use service::{Blitz, Parts};
 
+use crate::config::Paths;
 use crate::ipc::message::blitz::BlitzLink;
 use crate::ipc::{Address, AddressError, Hello, ListenError, Listener, Role, RunDir};
 use crate::model::{InvalidName, ServerId};
-use crate::store::{self, Sqlite, Store, StoreError, StoreHandle};
+use crate::store::{Sqlite, Store, StoreError, StoreHandle};
+use crate::sys::marks::MARK as SERVER;
 use crate::telemetry::chain;
-
-/// The variable that names a server to its process: `OMERODIR/ID/instance`.
-const SERVER: &str = "OMERO_GRID_SERVER";
 
 /// The variable that names the state directory; OMERODIR if it is not set.
 const STATE: &str = "OMERO_GRID_STATE";
@@ -146,7 +145,7 @@ pub fn run(options: &Options) -> Result<(), BlitzError> {
 #[derive(Debug, Clone)]
 struct Setup {
     server: ServerId,
-    state: PathBuf,
+    paths: Paths,
     settings: Settings,
     cores: usize,
 }
@@ -158,15 +157,16 @@ impl Setup {
         state: Option<OsString>,
     ) -> Result<Self, BlitzError> {
         let (omerodir, server) = identity(server)?;
+        let state = state
+            .filter(|state| !state.is_empty())
+            .map_or_else(|| omerodir.clone(), PathBuf::from);
         let properties = match &options.ice_config {
             Some(path) => Properties::read(path).map_err(BlitzError::Properties)?,
             None => Properties::default(),
         };
         Ok(Self {
             server,
-            state: state
-                .filter(|state| !state.is_empty())
-                .map_or(omerodir, PathBuf::from),
+            paths: Paths::new(omerodir, state),
             settings: Settings::of(&properties).map_err(BlitzError::Properties)?,
             cores: std::thread::available_parallelism().map_or(1, usize::from),
         })
@@ -201,16 +201,16 @@ async fn serve(
 ) -> Result<(), BlitzError> {
     let Setup {
         server,
-        state,
+        paths,
         settings,
         cores,
     } = setup;
-    let run_dir = RunDir::create(&state).map_err(BlitzError::RunDir)?;
+    let run_dir = RunDir::create(paths.state()).map_err(BlitzError::RunDir)?;
     let address = run_dir.socket(Address::Blitz(&server));
     // Held until this function ends; the kernel releases it with the process.
-    let _lock = lock(&server, &state, &address)?;
+    let _lock = lock(&server, paths.state(), &address)?;
     let uuid = Uuid::new_v4().to_string();
-    let mut sqlite = Sqlite::open(&store::path(&state)).map_err(BlitzError::Store)?;
+    let mut sqlite = Sqlite::open(&paths.store()).map_err(BlitzError::Store)?;
     let adopted = sqlite
         .adopt(server.as_str(), &uuid)
         .map_err(BlitzError::Store)?;
@@ -221,7 +221,7 @@ async fn serve(
     let blitz = Blitz::new(Parts {
         server: server.clone(),
         uuid,
-        state,
+        paths,
         settings,
         clock,
         store: store.clone(),

@@ -15,9 +15,7 @@ use crate::ipc::message::blitz::{
 };
 use crate::ipc::{Handler, Peer, Refusal, RefusalKind, Role};
 use crate::model::{Secret, SessionId};
-use crate::store::{
-    Found, Outcome, ROOT, Reason, SessionRow, UserRow, Write, password, root_password_path,
-};
+use crate::store::{Found, Outcome, ROOT, Reason, SessionRow, UserRow, Write, password};
 
 /// Entries of one page at most: of sessions, and of ids.
 const MAX_PAGE: u32 = 1000;
@@ -370,7 +368,7 @@ impl Blitz {
 
     /// Removes the file with root's first password, which is no longer true.
     fn forget_first_password(&self) {
-        let path = root_password_path(&self.state);
+        let path = self.paths.root_password();
         match std::fs::remove_file(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}

@@ -15,6 +15,7 @@ use super::login::Login;
 use super::properties::Settings;
 use super::sessions::{Absent, Ended, Now, Sessions, idle_before};
 use super::tasks::Tasks;
+use crate::config::Paths;
 use crate::ipc::message::blitz::{ReadOnly, ReadOnlyReason, Status};
 use crate::ipc::{Refusal, RefusalKind};
 use crate::model::{Accepting, ServerId, SessionId};
@@ -33,7 +34,7 @@ pub(crate) struct Blitz {
     pub(super) server: ServerId,
     /// Drawn at each start of the process.
     pub(super) uuid: String,
-    pub(super) state: std::path::PathBuf,
+    pub(super) paths: Paths,
     pub(super) settings: Settings,
     pub(super) clock: Clock,
     pub(super) store: StoreHandle,
@@ -74,7 +75,7 @@ impl Core {
 pub(super) struct Parts {
     pub(super) server: ServerId,
     pub(super) uuid: String,
-    pub(super) state: std::path::PathBuf,
+    pub(super) paths: Paths,
     pub(super) settings: Settings,
     pub(super) clock: Clock,
     pub(super) store: StoreHandle,
@@ -88,7 +89,7 @@ impl Blitz {
             me: me.clone(),
             server: parts.server,
             uuid: parts.uuid,
-            state: parts.state,
+            paths: parts.paths,
             settings: parts.settings,
             clock: parts.clock,
             store: parts.store,

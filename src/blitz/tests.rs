@@ -19,13 +19,14 @@ struct Place {
     password: Secret,
 }
 
+fn paths(temp: &TempDir) -> Paths {
+    Paths::new(temp.path().to_owned(), temp.path().to_owned())
+}
+
 impl Place {
     fn new() -> Self {
         let temp = tempfile::tempdir().unwrap();
-        let made = store::bootstrap(
-            &store::path(temp.path()),
-            &store::root_password_path(temp.path()),
-        );
+        let made = crate::store::bootstrap(&paths(&temp).store(), &paths(&temp).root_password());
         Self {
             password: made.unwrap().created_root.unwrap(),
             temp,
@@ -35,7 +36,7 @@ impl Place {
     fn setup(&self, properties: &str) -> Setup {
         Setup {
             server: "Blitz-0".parse().unwrap(),
-            state: self.temp.path().to_owned(),
+            paths: paths(&self.temp),
             settings: Settings::of(&Properties::parse(properties)).unwrap(),
             cores: 2,
         }
@@ -423,7 +424,7 @@ async fn users_do_what_they_may() {
     let names: Vec<&str> = users.iter().map(|user| user.name.as_str()).collect();
     assert_eq!(names, ["root", "ann"]);
 
-    let file = store::root_password_path(place.temp.path());
+    let file = paths(&place.temp).root_password();
     assert!(file.exists());
     client.call(&set("root", Authority::Owner)).await.unwrap();
     assert!(!file.exists(), "root's first password is no longer true");
@@ -529,7 +530,7 @@ async fn a_second_process_of_one_server_is_refused() {
 #[tokio::test]
 async fn a_damaged_store_is_refused_and_kept() {
     let place = Place::new();
-    let path = store::path(place.temp.path());
+    let path = paths(&place.temp).store();
     let damaged = b"not what it was\n".repeat(512);
     fs::write(&path, &damaged).unwrap();
     let (_stop, stopping) = watch::channel(false);
@@ -548,7 +549,7 @@ async fn goes_on_while_the_store_fails_and_recovers_by_itself() {
     let (client, mut events) = place.connect(Role::Node).await;
     let uuid = place.create(&client).await.uuid;
     // A writer that takes the lock and keeps it is the one failure that needs no special file system.
-    let other = rusqlite::Connection::open(store::path(place.temp.path())).unwrap();
+    let other = rusqlite::Connection::open(paths(&place.temp).store()).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let refused = refusal(&client, Request::Create(place.creation())).await;
     assert!(refused.message.contains("locked"), "{refused}");
@@ -612,7 +613,7 @@ async fn a_lost_connection_leaves_memory_and_store_agreed() {
     let blitz = place.start("").await;
     let (other, _events) = place.connect(Role::Client).await;
     place.create(&other).await;
-    let connection = rusqlite::Connection::open(store::path(place.temp.path())).unwrap();
+    let connection = rusqlite::Connection::open(paths(&place.temp).store()).unwrap();
     for delay in [0, 100, 300, 600, 1000, 2000] {
         let (client, events) = place.connect(Role::Client).await;
         let create = Request::Create(place.creation());
@@ -658,7 +659,7 @@ fn a_blitz_started_by_hand_says_what_is_missing() {
     assert!(matches!(reserved, BlitzError::Name(_)), "{reserved}");
     let setup = Setup::of(&Options::default(), Some("/o/m/Blitz-0/1".into()), None).unwrap();
     assert_eq!(
-        (setup.server.as_str(), setup.state.as_path()),
+        (setup.server.as_str(), setup.paths.state()),
         ("Blitz-0", Path::new("/o/m"))
     );
     let setup = Setup::of(
@@ -667,7 +668,7 @@ fn a_blitz_started_by_hand_says_what_is_missing() {
         Some("/s".into()),
     )
     .unwrap();
-    assert_eq!(setup.state, Path::new("/s"));
+    assert_eq!(setup.paths.state(), Path::new("/s"));
 }
 
 #[test]
@@ -780,7 +781,7 @@ mod process {
         client.call(&Request::Join { session: uuid }).await.unwrap();
         nix::sys::signal::kill(second.pid(), nix::sys::signal::Signal::SIGTERM).unwrap();
         assert!(second.child.wait().unwrap().success());
-        let stopped: Option<i64> = rusqlite::Connection::open(store::path(place.temp.path()))
+        let stopped: Option<i64> = rusqlite::Connection::open(paths(&place.temp).store())
             .unwrap()
             .query_row("SELECT stopped_ms FROM server", [], |row| row.get(0))
             .unwrap();

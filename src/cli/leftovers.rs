@@ -1,23 +1,23 @@
 //! What lives without a master: nodes, and servers of nodes that died. Shown by `status`, ended by `stop`.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
 use super::context::{Context, within};
 use super::failure::{Failure, code};
 use crate::ipc::message::node::{Assignment, NodeLink, Request};
 use crate::ipc::{Address, Client, Hello, Role, RunDir};
-use crate::model::NodeName;
-use crate::sys::process::{PidFd, Table, environment_variable, stat};
-use crate::sys::spawn::Spawn;
+use crate::master::{self, NodeProcess};
+use crate::model::{NodeName, ServerId};
+use crate::sys::marks;
+use crate::sys::process::{PidFd, Table, stat};
+use crate::telemetry::chain;
 
 /// What lives without a master.
 pub(crate) struct Leftovers {
     /// Nodes that answer, with their pids.
     nodes: Vec<(NodeName, u32)>,
     /// Nodes that do not, although servers of theirs live: each with the ids and pids of those.
-    orphans: Vec<(NodeName, Vec<(String, u32)>)>,
+    orphans: Vec<(NodeName, Vec<(ServerId, u32)>)>,
 }
 
 impl Leftovers {
@@ -81,7 +81,7 @@ pub(crate) async fn find(context: &Context) -> Result<Leftovers, Failure> {
                 let servers = context.paths.node(&name).join("servers");
                 let mut own: Vec<_> = marked
                     .iter()
-                    .filter(|(id, _)| servers.join(id).exists())
+                    .filter(|(id, _)| servers.join(id.as_str()).exists())
                     .cloned()
                     .collect();
                 own.sort();
@@ -113,7 +113,7 @@ pub(crate) async fn stop(context: &Context, limit: Option<Duration>) -> Result<(
         }
         for (name, _) in &found.orphans {
             // A node is what knows how to end servers: it adopts them first.
-            start_node(context, name)?;
+            start_node(context, name).await?;
             stop_node(&run_dir, name, true).await?;
         }
         Ok::<(), Failure>(())
@@ -159,28 +159,19 @@ async fn stop_node(run_dir: &RunDir, name: &NodeName, empty: bool) -> Result<(),
 }
 
 /// Starts a node and waits until it listens.
-fn start_node(context: &Context, name: &NodeName) -> Result<(), Failure> {
-    let paths = &context.paths;
-    let args: Vec<OsString> = ["node-process", "--name", name.as_str(), "--dir"]
-        .map(OsString::from)
-        .into_iter()
-        .chain([paths.dir().into(), "--state".into(), paths.state().into()])
-        .collect();
-    let env = crate::master::inherited_environment();
-    let (read, write) = std::io::pipe()?;
-    let write = std::os::fd::OwnedFd::from(write);
-    {
-        let mut spawn = Spawn::new("/proc/self/exe", &args, &env, paths.dir());
-        spawn.argv0 = Some(OsStr::new("omero-grid"));
-        spawn.stdout = Some(&write);
-        spawn.new_session = true;
-        spawn
-            .start()
-            .map_err(|error| Failure::new(code::FAILED, crate::telemetry::chain(&error)))?;
+async fn start_node(context: &Context, name: &NodeName) -> Result<(), Failure> {
+    match master::start_node(name, &context.paths, |process| process.start()).await {
+        // One that has its name already does as well.
+        Ok(NodeProcess::Ready { .. } | NodeProcess::NameTaken) => Ok(()),
+        Err(error) => Err(Failure::new(
+            code::FAILED,
+            format!(
+                "cannot start node {name}, which is to end its servers: {}",
+                chain(&error)
+            ),
+        )
+        .hint(format!("see {}", context.paths.node_log(name).display()))),
     }
-    drop(write);
-    std::io::read_to_string(std::io::Read::take(read, 1 << 16))?;
-    Ok(())
 }
 
 /// Returns the nodes that ever ran here: those with a directory of servers.
@@ -203,26 +194,12 @@ fn node_names(context: &Context) -> Vec<NodeName> {
 }
 
 /// Returns the living processes with a mark of this grid: server id and pid, oldest first.
-fn marked(context: &Context) -> Vec<(String, u32)> {
+fn marked(context: &Context) -> Vec<(ServerId, u32)> {
     let Ok(table) = Table::read() else {
         return Vec::new();
     };
-    let dir = context.paths.dir().as_os_str().as_bytes();
-    let mut found: Vec<_> = table
-        .iter()
-        .filter(|stat| stat.is_alive())
-        .filter_map(|stat| {
-            let mark = environment_variable(stat.pid, "OMERO_GRID_SERVER")?;
-            let mut parts = mark.rsplitn(3, |b| *b == b'/');
-            let (_, id, own) = (parts.next()?, parts.next()?, parts.next()?);
-            (own == dir).then(|| {
-                (
-                    stat.start_time,
-                    String::from_utf8_lossy(id).into_owned(),
-                    stat.pid,
-                )
-            })
-        })
+    let mut found: Vec<_> = marks::carriers(&table, context.paths.dir())
+        .map(|(stat, mark)| (stat.start_time, mark.server, stat.pid))
         .collect();
     found.sort();
     found.into_iter().map(|(_, id, pid)| (id, pid)).collect()

@@ -27,7 +27,7 @@ pub use self::core::LoadError;
 use self::core::{Command, Core};
 use self::desired::{Change, Desired, Selection};
 use self::handler::ClientHandler;
-pub(crate) use self::process::inherited_environment;
+pub(crate) use self::process::{NodeProcess, inherited_environment, start as start_node};
 use self::shared::Shared;
 use self::state::{StateDb, StateError};
 use crate::config::Paths;

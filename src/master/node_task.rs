@@ -21,6 +21,7 @@ use crate::ipc::message::node::{Assignment, Event, NodeLink, Reply, Request, Ser
 use crate::ipc::{Address, CallError, Client, ConnectError, Hello, Role, RunDir};
 use crate::model::{NodeName, NodeState, ServerId};
 use crate::sys::reaper::Reaper;
+use crate::sys::spawn::Spawn;
 use crate::telemetry::chain;
 
 /// How long a process that holds a node's name may take to show its socket.
@@ -169,7 +170,8 @@ impl NodeTask {
             other => return other,
         }
         let socket = self.socket();
-        match process::start(&self.name, &self.paths, &self.reaper).await? {
+        let spawn = |process: &Spawn<'_>| self.reaper.spawn(process).map(|child| child.pid);
+        match process::start(&self.name, &self.paths, spawn).await? {
             NodeProcess::Ready { pid } => {
                 info!(node = %self.name, pid, "started a node");
                 self.connect().await

@@ -11,8 +11,8 @@ use tokio::net::unix::pipe;
 
 use crate::config::Paths;
 use crate::model::NodeName;
-use crate::sys::process::{PidFd, Table, environment_variable, stat};
-use crate::sys::reaper::Reaper;
+use crate::sys::marks;
+use crate::sys::process::{PidFd, Table, stat};
 use crate::sys::spawn::{Spawn, SpawnError};
 
 /// How long a node may take until it listens.
@@ -78,11 +78,13 @@ pub(crate) fn inherited_environment() -> Vec<(OsString, OsString)> {
         .collect()
 }
 
-/// Starts the process of a node and waits until it listens.
+/// Starts the process of a node by `spawn` and waits until it listens.
+///
+/// `spawn` returns the pid: the master has a reaper to tell of its children, a command has none.
 pub(crate) async fn start(
     node: &NodeName,
     paths: &Paths,
-    reaper: &Reaper,
+    spawn: impl FnOnce(&Spawn<'_>) -> Result<u32, SpawnError>,
 ) -> Result<NodeProcess, StartError> {
     let (read, write) = io::pipe().map_err(StartError::Pipe)?;
     let write = OwnedFd::from(write);
@@ -98,13 +100,13 @@ pub(crate) async fn start(
     .map(OsStr::to_owned)
     .into();
     let env = inherited_environment();
-    let child = {
-        let mut spawn = Spawn::new("/proc/self/exe", &args, &env, paths.dir());
-        spawn.argv0 = Some(OsStr::new("omero-grid"));
-        spawn.stdout = Some(&write);
-        spawn.stderr = Some(&write);
-        spawn.new_session = true;
-        reaper.spawn(&spawn).map_err(StartError::Spawn)?
+    let pid = {
+        let mut process = Spawn::new("/proc/self/exe", &args, &env, paths.dir());
+        process.argv0 = Some(OsStr::new("omero-grid"));
+        process.stdout = Some(&write);
+        process.stderr = Some(&write);
+        process.new_session = true;
+        spawn(&process).map_err(StartError::Spawn)?
     };
     // The node's is the only writing end left: it closing is the end of the report.
     drop(write);
@@ -121,7 +123,7 @@ pub(crate) async fn start(
         });
     };
     match report {
-        Report { ready: true, .. } => Ok(NodeProcess::Ready { pid: child.pid }),
+        Report { ready: true, .. } => Ok(NodeProcess::Ready { pid }),
         Report { exit: Some(6), .. } => Ok(NodeProcess::NameTaken),
         Report { error, .. } => Err(error.map_or(StartError::Silent, StartError::Reported)),
     }
@@ -160,28 +162,14 @@ impl Handle {
 
 /// Returns whether servers of a node are alive: processes with its mark.
 pub(crate) fn has_leftovers(paths: &Paths, node: &NodeName) -> bool {
-    use std::os::unix::ffi::OsStrExt as _;
-    let servers: Vec<OsString> = std::fs::read_dir(paths.node(node).join("servers"))
-        .map(|entries| {
-            entries
-                .filter_map(|entry| Some(entry.ok()?.file_name()))
-                .collect()
-        })
-        .unwrap_or_default();
-    if servers.is_empty() {
+    let servers = paths.node(node).join("servers");
+    // The usual case at a first start, which need not look at every process.
+    if std::fs::read_dir(&servers).map_or(true, |mut entries| entries.next().is_none()) {
         return false;
     }
     let Ok(table) = Table::read() else {
         return false;
     };
-    table.iter().filter(|stat| stat.is_alive()).any(|stat| {
-        // OMERODIR/ID/instance
-        let Some(mark) = environment_variable(stat.pid, "OMERO_GRID_SERVER") else {
-            return false;
-        };
-        let mut parts = mark.rsplitn(3, |b| *b == b'/');
-        let (_, id, dir) = (parts.next(), parts.next(), parts.next());
-        dir == Some(paths.dir().as_os_str().as_bytes())
-            && id.is_some_and(|id| servers.iter().any(|server| server.as_bytes() == id))
-    })
+    marks::carriers(&table, paths.dir())
+        .any(|(_, mark)| servers.join(mark.server.as_str()).exists())
 }

@@ -14,9 +14,7 @@ mod supervisor;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,6 +31,7 @@ use crate::sys::memory::OomCounter;
 use crate::sys::process;
 use crate::sys::reaper::Reaper;
 use crate::sys::signals::{Signal, Signals};
+use crate::sys::stdio::redirect_to;
 use crate::telemetry::chain;
 
 /// What a node is started with.
@@ -147,7 +146,7 @@ pub async fn run(options: Options) -> Result<(), NodeError> {
         Ok(node) => {
             announce(&serde_json::json!({ "ready": true }));
             let path = node.context.logs.join(format!("node-{}.log", options.name));
-            if let Err(error) = redirect(&path) {
+            if let Err(error) = redirect_to(&path) {
                 error!(%error, path = %path.display(), "cannot write to the log");
             }
             node.serve().await;
@@ -165,18 +164,6 @@ fn announce(line: &serde_json::Value) {
     let mut out = io::stdout().lock();
     // Whoever started it may be gone.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
-}
-
-/// Turns standard output and error to a file.
-fn redirect(path: &Path) -> io::Result<()> {
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .open(path)?;
-    rustix::stdio::dup2_stdout(&file)?;
-    rustix::stdio::dup2_stderr(&file)?;
-    Ok(())
 }
 
 /// A node that has started.

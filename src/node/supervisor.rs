@@ -11,12 +11,13 @@ use tracing::{info, warn};
 use super::Context;
 use super::server::record::Record;
 use super::server::step::Leaving;
-use super::server::sweep::{Belongings, MARK};
+use super::server::sweep::Belongings;
 use super::server::task::{Actor, Found, Handle};
 use crate::ipc::message::node::{Assigned, Assignment};
 use crate::ipc::{Refusal, RefusalKind};
 use crate::model::ServerId;
 use crate::sys::clock;
+use crate::sys::marks::{self, Mark};
 use crate::sys::process::{self, PidFd, ProcessId, Table};
 
 /// Owns the tasks of all servers.
@@ -203,7 +204,6 @@ impl Supervisor {
 
     /// Returns the living processes that carry a mark of this grid, by server.
     fn marked(&self) -> BTreeMap<ServerId, Vec<Marked>> {
-        let prefix = format!("{}/", self.context.dir.display());
         let mut marked: BTreeMap<ServerId, Vec<Marked>> = BTreeMap::new();
         let table = match Table::read() {
             Ok(table) => table,
@@ -212,20 +212,9 @@ impl Supervisor {
                 return marked;
             }
         };
-        for stat in table.iter().filter(|stat| stat.is_alive()) {
-            let Some(mark) = process::environment_variable(stat.pid, MARK) else {
-                continue;
-            };
-            let mark = String::from_utf8_lossy(&mark).into_owned();
-            let Some((id, instance)) = mark
-                .strip_prefix(&prefix)
-                .and_then(|rest| rest.rsplit_once('/'))
-            else {
-                continue;
-            };
-            let Ok(id) = id.parse() else { continue };
-            marked.entry(id).or_default().push(Marked {
-                instance: instance.to_owned(),
+        for (stat, Mark { server, instance }) in marks::carriers(&table, &self.context.dir) {
+            marked.entry(server).or_default().push(Marked {
+                instance,
                 process: ProcessId {
                     boot_id: self.context.boot_id.clone(),
                     pid: stat.pid,

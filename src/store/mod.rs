@@ -20,19 +20,7 @@ pub use error::StoreError;
 pub use sqlite::Sqlite;
 pub use writer::{CallError, StoreHandle};
 
-use std::path::{Path, PathBuf};
-
 use crate::model::SessionId;
-
-/// Returns the path of the embedded store below the state directory.
-pub fn path(state: &Path) -> PathBuf {
-    state.join("var/grid.db")
-}
-
-/// Returns the path of the file with root's first password below the state directory.
-pub fn root_password_path(state: &Path) -> PathBuf {
-    state.join("var/root-password")
-}
 
 /// What keeps users and sessions. Plain types only: a second implementation speaks to PostgreSQL.
 ///

@@ -6,7 +6,8 @@
 //! | module | what it hides |
 //! | --- | --- |
 //! | [`lock`] | `flock`: one of each |
-//! | [`process`] | `/proc`, identity by boot id + pid + start time, pidfds, marks in environments |
+//! | [`process`] | `/proc`, identity by boot id + pid + start time, pidfds |
+//! | [`marks`] | whose process it is, by a variable in its environment |
 //! | [`spawn`] | `fork` and `execve` |
 //! | [`reaper`] | `SIGCHLD` and `waitid` |
 //! | [`signals`] | signals as messages |
@@ -21,6 +22,7 @@
 pub mod clock;
 pub mod host;
 pub mod lock;
+pub mod marks;
 pub mod memory;
 pub mod notify;
 pub mod notify_socket;

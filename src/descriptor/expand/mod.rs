@@ -5,8 +5,11 @@
 
 mod application;
 mod checks;
+mod communicator;
 mod properties;
 mod servers;
+mod services;
+mod templates;
 mod values;
 
 use std::collections::{BTreeMap, HashMap};

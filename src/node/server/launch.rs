@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::record::Record;
-use super::sweep::{Belongings, MARK};
+use super::sweep::Belongings;
 use crate::descriptor::{self, NodeStageError, Resolved, ServerDescriptor};
 use crate::model::{FailureCause, ServerId};
 use crate::node::Context;
 use crate::sys::clock::{self, Moment};
+use crate::sys::marks::{self, MARK};
 use crate::sys::notify_socket::NotifySocket;
 use crate::sys::process::{FileId, ProcessId};
 use crate::sys::reaper::Child;
@@ -138,7 +139,7 @@ pub(crate) fn fingerprint(definition: &ServerDescriptor) -> String {
 
 /// Returns the value of the mark of a run.
 pub(crate) fn mark(context: &Context, id: &ServerId, instance: &str) -> String {
-    format!("{}/{id}/{instance}", context.dir.display())
+    marks::value(&context.dir, id, instance)
 }
 
 /// Returns the files that a server writes to: output and error.

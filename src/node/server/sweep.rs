@@ -7,11 +7,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tracing::{debug, warn};
 
+use crate::sys::marks::MARK;
 use crate::sys::process::{self, FileId, PidFd, Stat, Table};
 use crate::sys::reaper::Reaper;
-
-/// The variable that marks a server's processes.
-pub(crate) const MARK: &str = "OMERO_GRID_SERVER";
 
 /// How long processes may take to end after they were killed before they are looked for again.
 const AFTER_KILL: Duration = Duration::from_secs(5);

@@ -2,12 +2,18 @@
 //!
 //! Stands on quick-xml and adds what it leaves to its callers: encodings, well-formedness of names, attributes and
 //! references, limits. Any document type is refused, and with it entities. What elements mean is not known here.
+//! Encodings are in `encoding`, what is told of a file that is no XML in `error`.
+
+mod encoding;
+mod error;
 
 use quick_xml::Reader as Quick;
-use quick_xml::errors::{Error as QuickError, IllFormedError, SyntaxError};
 use quick_xml::events::{BytesStart, Event as QuickEvent};
 
 use super::text::Pos;
+
+pub(crate) use self::encoding::decode;
+pub(crate) use self::error::XmlError;
 
 /// How deep elements may be nested in one file.
 const MAX_DEPTH: usize = 64;
@@ -45,83 +51,6 @@ pub(crate) struct Attribute {
     pub(crate) name: String,
     pub(crate) value: String,
     pub(crate) at: Pos,
-}
-
-/// Why a file is no XML that we read; nothing after it can be trusted.
-#[derive(Debug)]
-pub(crate) struct XmlError {
-    pub(crate) at: Pos,
-    pub(crate) message: String,
-    pub(crate) hint: Option<String>,
-    /// What expat says, if it refuses the file too.
-    pub(crate) expat: Option<&'static str>,
-}
-
-impl XmlError {
-    fn new(at: Pos, message: impl Into<String>, expat: &'static str) -> Self {
-        Self {
-            at,
-            message: message.into(),
-            hint: None,
-            expat: Some(expat),
-        }
-    }
-
-    /// A file that IceGrid may well take.
-    fn refused(at: Pos, message: impl Into<String>, hint: &str) -> Self {
-        Self {
-            at,
-            message: message.into(),
-            hint: Some(hint.to_owned()),
-            expat: None,
-        }
-    }
-}
-
-/// Turns the bytes of a file into text: UTF-8, with or without a byte order mark, US-ASCII or ISO-8859-1.
-pub(crate) fn decode(bytes: Vec<u8>) -> Result<String, String> {
-    if bytes.starts_with(&[0xFE, 0xFF]) || bytes.starts_with(&[0xFF, 0xFE]) {
-        return Err("the file is in UTF-16; save it as UTF-8".to_owned());
-    }
-    let body = bytes.strip_prefix(&[0xEF, 0xBB, 0xBF]).unwrap_or(&bytes);
-    let marked = body.len() != bytes.len();
-    let encoding = declared_encoding(body).unwrap_or_else(|| "UTF-8".to_owned());
-    match encoding.to_ascii_uppercase().as_str() {
-        "ISO-8859-1" | "LATIN1" | "ISO_8859-1" if !marked => {
-            Ok(body.iter().map(|b| char::from(*b)).collect())
-        }
-        "US-ASCII" | "ASCII" => match body.iter().position(|b| !b.is_ascii()) {
-            Some(at) => Err(format!(
-                "byte {} at offset {at} is no US-ASCII, which the file says it is",
-                body[at]
-            )),
-            None => utf8(body.to_vec()),
-        },
-        "UTF-8" | "UTF8" if marked => utf8(body.to_vec()),
-        "UTF-8" | "UTF8" => utf8(bytes),
-        _ => Err(format!(
-            "the encoding '{encoding}' is not supported; use UTF-8, ISO-8859-1 or US-ASCII"
-        )),
-    }
-}
-
-fn utf8(bytes: Vec<u8>) -> Result<String, String> {
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        let line = error.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1;
-        format!("line {line} is not valid UTF-8; if the file is in ISO-8859-1, its first line has to say so")
-    })
-}
-
-/// Returns the encoding that the XML declaration names.
-fn declared_encoding(body: &[u8]) -> Option<String> {
-    let declaration = body.strip_prefix(b"<?xml")?;
-    let end = declaration.windows(2).take(1000).position(|w| w == b"?>")?;
-    let declaration: String = declaration[..end].iter().map(|b| char::from(*b)).collect();
-    let (_, after) = declaration.split_once("encoding")?;
-    let after = after.trim_start().strip_prefix('=')?.trim_start();
-    let quote = after.chars().next().filter(|c| matches!(c, '"' | '\''))?;
-    after[1..].split(quote).next().map(str::to_owned)
 }
 
 /// Reads the events of one file.
@@ -187,7 +116,7 @@ impl<'t> Reader<'t> {
             let event = self
                 .quick
                 .read_event()
-                .map_err(|error| self.broken(start, &error))?;
+                .map_err(|error| XmlError::broken(self.pos(start), &error))?;
             match event {
                 QuickEvent::Start(tag) => {
                     let element = self.element(start, &tag)?;
@@ -497,38 +426,6 @@ impl<'t> Reader<'t> {
         let message = format!("character U+{:04X} is not allowed in XML", u32::from(c));
         XmlError::new(at, message, "not well-formed (invalid token)")
     }
-
-    fn broken(&self, start: usize, error: &QuickError) -> XmlError {
-        let at = self.pos(start);
-        match error {
-            QuickError::Syntax(
-                SyntaxError::UnclosedTag
-                | SyntaxError::UnclosedSingleQuotedAttributeValue
-                | SyntaxError::UnclosedDoubleQuotedAttributeValue,
-            ) => XmlError::new(at, format!("{error}"), "unclosed token"),
-            QuickError::Syntax(SyntaxError::UnclosedComment | SyntaxError::UnclosedPI) => {
-                XmlError::new(at, format!("{error}"), "unclosed token")
-            }
-            QuickError::Syntax(SyntaxError::UnclosedDoctype) => XmlError::refused(
-                at,
-                "a document type (<!DOCTYPE …>) is not allowed, and with it no entities",
-                "remove it and write the text of its entities where they are used",
-            ),
-            QuickError::Syntax(SyntaxError::UnclosedCData) => {
-                XmlError::new(at, format!("{error}"), "unclosed CDATA section")
-            }
-            QuickError::IllFormed(IllFormedError::UnclosedReference) => XmlError::new(
-                at,
-                "'&' that begins no reference; write '&amp;'",
-                "not well-formed (invalid token)",
-            ),
-            error => XmlError::new(
-                at,
-                format!("not well-formed XML: {error}"),
-                "not well-formed (invalid token)",
-            ),
-        }
-    }
 }
 
 /// Returns whether XML 1.0 allows the character.
@@ -647,34 +544,6 @@ mod tests {
             events(&"<a>".repeat(100_000)),
             Err(format!("ours@{}", 3 * MAX_DEPTH))
         );
-    }
-
-    #[test]
-    fn decodes_what_it_says_it_decodes() {
-        assert_eq!(decode(b"\xEF\xBB\xBF<a/>".to_vec()).unwrap(), "<a/>");
-        assert_eq!(
-            decode(b"<?xml version='1.0' encoding='iso-8859-1'?>\xFC".to_vec())
-                .unwrap()
-                .chars()
-                .last(),
-            Some('ü')
-        );
-        assert!(
-            decode(b"\xFC".to_vec())
-                .unwrap_err()
-                .contains("line 1 is not valid UTF-8")
-        );
-        assert!(
-            decode(b"<?xml version='1.0' encoding='KOI8-R'?>".to_vec())
-                .unwrap_err()
-                .contains("KOI8-R")
-        );
-        assert!(
-            decode(b"\xFF\xFE<\0".to_vec())
-                .unwrap_err()
-                .contains("UTF-16")
-        );
-        assert!(decode(b"<?xml version='1.0' encoding='US-ASCII'?>\xFC".to_vec()).is_err());
     }
 
     proptest! {
