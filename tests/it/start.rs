@@ -293,7 +293,7 @@ fn a_start_that_does_not_get_everything_active_leaves_the_grid_up() {
     let grid = Grid::new(&application(&[node("n", &[sleeper("s"), late])]));
     grid.run("start grid.xml --wait 1").exits(5).says(&[
         "not everything is active after 1 s",
-        "late: inactive, exited with code 7",
+        ", exited with code 7",
         "goes on trying",
     ]);
     assert_eq!(grid.server("s").unwrap()["state"], "active");

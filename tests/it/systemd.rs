@@ -59,7 +59,10 @@ impl Manager {
     }
 
     fn forget(&mut self) {
+        // What has come, not what is yet to come: a watchdog is fed for ever.
+        self.socket.set_nonblocking(true).unwrap();
         while self.socket.recv(&mut [0; 4096]).is_ok() {}
+        self.socket.set_nonblocking(false).unwrap();
         self.seen.clear();
     }
 }
