@@ -1,8 +1,7 @@
 //! What the README promises about speed and size, measured: `cargo bench`.
 //!
 //! Each figure is the median of several runs of whole processes, from typing the command to its return. `--quick` leaves
-//! out the one that has to wait for a minute. Where ZeroC's IceGrid is installed, the same servers are started by it in
-//! the same run, so that a ratio can be given however noisy the machine is.
+//! out the one that has to wait for a minute.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
