@@ -9,7 +9,7 @@ use crate::ipc::{Address, Client, Hello, Role, RunDir};
 use crate::master::{self, NodeProcess};
 use crate::model::{NodeName, ServerId};
 use crate::sys::marks;
-use crate::sys::process::{PidFd, Table, stat};
+use crate::sys::process::{PidFd, Table};
 use crate::telemetry::chain;
 
 /// What lives without a master.
@@ -140,7 +140,7 @@ async fn stop_node(run_dir: &RunDir, name: &NodeName, empty: bool) -> Result<(),
     let Some((client, pid)) = connect(run_dir, name).await else {
         return Ok(());
     };
-    let process = stat(pid).and_then(|stat| PidFd::open(pid, stat.start_time).ok().flatten());
+    let process = PidFd::of(pid);
     if empty {
         client
             .call(&Request::Configure(Assignment {

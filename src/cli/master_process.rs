@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use clap::Args;
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::context::Context;
@@ -174,7 +175,8 @@ async fn prepare(
     foreground: bool,
 ) -> Result<Master, Failure> {
     let paths = context.paths.clone();
-    if may_give_up_root(&paths, handover.descriptor.as_ref()) {
+    // Only root has to read the descriptor for this.
+    if geteuid().is_root() && may_give_up_root(&paths, handover.descriptor.as_ref()) {
         crate::sys::user::become_owner_of(paths.dir()).map_err(|error| {
             Failure::new(
                 code::FAILED,
@@ -191,13 +193,11 @@ async fn prepare(
             format!("cannot use {}: {error}", paths.dir().display()),
         )
     })?;
-    let filter =
-        std::env::var("OMERO_GRID_LOG").unwrap_or_else(|_| log_filter(handover.verbose).to_owned());
     let logs = LogOptions {
         file: Some(paths.master_log()),
         stderr: foreground,
         format: handover.log_format,
-        filter,
+        filter: log_filter(handover.verbose),
     };
     telemetry::init(&logs).map_err(|error| {
         Failure::new(code::FAILED, chain(&error)).hint(format!(
@@ -231,12 +231,14 @@ fn may_give_up_root(paths: &Paths, source: Option<&DescriptorSource>) -> bool {
     }
 }
 
-pub(crate) fn log_filter(verbose: u8) -> &'static str {
-    match verbose {
+/// Returns what is logged: `OMERO_GRID_LOG`, else what `-v` says.
+pub(crate) fn log_filter(verbose: u8) -> String {
+    let level = match verbose {
         0 => "info",
         1 => "debug",
         _ => "trace",
-    }
+    };
+    std::env::var("OMERO_GRID_LOG").unwrap_or_else(|_| level.to_owned())
 }
 
 pub(crate) fn master_failure(error: MasterError) -> Failure {

@@ -26,7 +26,7 @@ pub(crate) fn blitz(args: &BlitzArgs, verbose: u8) -> Result<(), Failure> {
         file: None,
         stderr: true,
         format: LogFormat::Text,
-        filter: filter(verbose),
+        filter: log_filter(verbose),
     };
     telemetry::init(&logs).map_err(|error| Failure::new(code::FAILED, chain(&error)))?;
     let options = blitz::Options {
@@ -58,7 +58,7 @@ pub(crate) async fn node_process(context: &Context, args: NodeProcessArgs) -> Re
         file: Some(paths.node_log(&args.name)),
         stderr: false,
         format: LogFormat::Text,
-        filter: filter(context.verbose),
+        filter: log_filter(context.verbose),
     };
     telemetry::init(&logs).map_err(|error| Failure::new(code::FAILED, chain(&error)))?;
     let options = node::Options {
@@ -70,8 +70,4 @@ pub(crate) async fn node_process(context: &Context, args: NodeProcessArgs) -> Re
     node::run(options)
         .await
         .map_err(|error| Failure::shown(error.exit_code()))
-}
-
-fn filter(verbose: u8) -> String {
-    std::env::var("OMERO_GRID_LOG").unwrap_or_else(|_| log_filter(verbose).to_owned())
 }

@@ -13,7 +13,7 @@ use crate::config;
 use crate::descriptor::{self, Disk};
 use crate::ipc::message::client::{DescriptorSource, Request};
 use crate::master::{LoadError, MasterError};
-use crate::sys::process::{PidFd, stat};
+use crate::sys::process::PidFd;
 
 /// Arguments of `stop`.
 #[derive(Debug, Clone, Args)]
@@ -46,8 +46,7 @@ pub(crate) async fn stop(context: &Context, args: StopArgs) -> Result<(), Failur
 }
 
 async fn stop_grid(context: &Context, grid: &Grid, limit: Option<Duration>) -> Result<(), Failure> {
-    let process =
-        stat(grid.pid).and_then(|stat| PidFd::open(grid.pid, stat.start_time).ok().flatten());
+    let process = PidFd::of(grid.pid);
     grid.call(Request::Stop).await?;
     let bar = context.spinner();
     let stopping = async {

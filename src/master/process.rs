@@ -12,7 +12,7 @@ use tokio::net::unix::pipe;
 use crate::config::Paths;
 use crate::model::NodeName;
 use crate::sys::marks;
-use crate::sys::process::{PidFd, Table, stat};
+use crate::sys::process::{PidFd, Table};
 use crate::sys::spawn::{Spawn, SpawnError};
 
 /// How long a node may take until it listens.
@@ -147,7 +147,7 @@ pub(crate) struct Handle(Option<PidFd>);
 
 /// Returns a handle on the process that answered on a node's socket.
 pub(crate) fn handle(pid: u32) -> Handle {
-    let opened = stat(pid).and_then(|stat| PidFd::open(pid, stat.start_time).ok().flatten());
+    let opened = PidFd::of(pid);
     Handle(opened)
 }
 

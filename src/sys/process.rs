@@ -203,6 +203,11 @@ pub struct PidFd {
 }
 
 impl PidFd {
+    /// Opens the process that has this pid now; `None` if there is none or it cannot be opened.
+    pub fn of(pid: u32) -> Option<Self> {
+        Self::open(pid, stat(pid)?.start_time).ok().flatten()
+    }
+
     /// Opens the process that has this pid and start time; `None` if it is gone. Needs a running runtime.
     pub fn open(pid: u32, start_time: u64) -> io::Result<Option<Self>> {
         let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
