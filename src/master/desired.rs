@@ -1,4 +1,4 @@
-//! What the administrator wants: deployed applications, nodes and servers started or stopped by hand.
+//! What the administrator wants: deployed applications, nodes and servers started or stopped by hand, drains, the redirect.
 //!
 //! Pure. Everything here is durable: a [`Change`] is written to the state store before it is applied.
 
@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::descriptor::{Deployment, PlacedServer};
-use crate::ipc::message::client::DescriptorSource;
+use crate::ipc::message::client::{DescriptorSource, Then};
 use crate::ipc::message::node::{Assigned, Assignment, Goal, is_to_run};
 use crate::model::{NodeName, ServerId};
 
@@ -72,6 +72,17 @@ pub(crate) struct Held {
     pub(crate) placed: PlacedServer,
 }
 
+/// A Blitz that takes no new sessions, until it is undrained or what was to follow is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Drain {
+    /// When it was asked for, milliseconds since 1970.
+    pub(crate) since_ms: u64,
+    /// When the sessions that are left are closed, milliseconds since 1970; `None` for never.
+    pub(crate) until_ms: Option<u64>,
+    /// What follows when the last session has ended.
+    pub(crate) then: Then,
+}
+
 /// One durable change.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Change {
@@ -85,6 +96,10 @@ pub(crate) enum Change {
     Server(ServerId, Wish),
     /// A server goes on with an older definition, or no longer does.
     Held(ServerId, Option<Box<Held>>),
+    /// A Blitz is drained, or no longer is.
+    Drain(ServerId, Option<Drain>),
+    /// Where `configRedirector` sends new sessions.
+    Redirect(Option<ServerId>),
 }
 
 /// Everything that is wanted.
@@ -96,6 +111,9 @@ pub(crate) struct Desired {
     pub(crate) nodes: BTreeMap<NodeName, Switch>,
     pub(crate) servers: BTreeMap<ServerId, Wish>,
     pub(crate) held: BTreeMap<ServerId, Held>,
+    pub(crate) drains: BTreeMap<ServerId, Drain>,
+    /// The one shared redirect of `configRedirector` (DESIGN.md §7).
+    pub(crate) redirect: Option<ServerId>,
     /// Grows with every change and from one master to the next.
     pub(crate) generation: u64,
 }
@@ -119,6 +137,8 @@ impl Desired {
                 );
             }
             Change::Held(server, held) => set(&mut self.held, server, held.map(|held| *held)),
+            Change::Drain(server, drain) => set(&mut self.drains, server, drain),
+            Change::Redirect(redirect) => self.redirect = redirect,
         }
     }
 

@@ -87,6 +87,11 @@ impl Handler<ClientLink> for ClientHandler {
                     reply: Box::new(reply),
                 })
             }
+            Request::Events {
+                after,
+                limit,
+                wait_ms,
+            } => self.events(after, limit.clamp(1, PAGE), wait_ms).await,
         }
     }
 }
@@ -117,6 +122,32 @@ impl ClientHandler {
         Reply::Status {
             revision,
             status: Box::new((*status).clone()),
+        }
+    }
+
+    async fn events(&self, after: Option<u64>, limit: u32, wait_ms: u64) -> Result<Reply, Refusal> {
+        let mut written = self.shared.events.subscribe();
+        let wait = tokio::time::sleep(Duration::from_millis(wait_ms));
+        tokio::pin!(wait);
+        loop {
+            written.mark_unchanged();
+            let events = self
+                .command(|answer| Command::Events {
+                    after,
+                    limit,
+                    answer,
+                })
+                .await?;
+            if !events.is_empty() || after.is_none() {
+                return Ok(Reply::Events { events });
+            }
+            // Cancel safe: both only wait.
+            tokio::select! {
+                changed = written.changed() => if changed.is_err() {
+                    return Ok(Reply::Events { events });
+                },
+                () = &mut wait => return Ok(Reply::Events { events }),
+            }
         }
     }
 

@@ -29,7 +29,7 @@ use self::desired::{Change, Desired, Selection};
 use self::handler::ClientHandler;
 pub(crate) use self::process::{NodeProcess, inherited_environment, start as start_node};
 use self::shared::Shared;
-use self::state::{StateDb, StateError};
+use self::state::{Happening, StateDb, StateError};
 use crate::config::Paths;
 use crate::ipc::message::client::{ClientLink, DeployMode, DescriptorSource};
 use crate::ipc::message::node::NodeLink;
@@ -366,9 +366,12 @@ async fn adopt_or_deploy(
         });
     }
     let uid = nix::unistd::geteuid().as_raw();
-    let audit = (crate::sys::clock::now().wall_ms, uid, "start");
-    db.write(&changes, after.generation, Some(audit))
-        .map_err(|error| MasterError::State(StateFault(error)))?;
+    db.write(
+        &changes,
+        after.generation,
+        &[Happening::command(uid, "start")],
+    )
+    .map_err(|error| MasterError::State(StateFault(error)))?;
     *desired = after;
     Ok(later)
 }

@@ -41,6 +41,8 @@ pub(crate) struct NodeHandle {
 /// What the tasks share. No lock is held across an await.
 pub(crate) struct Shared {
     pub(crate) snapshot: watch::Sender<Snapshot>,
+    /// Changes when events were written.
+    pub(crate) events: watch::Sender<u64>,
     links: Mutex<BTreeMap<NodeName, NodeHandle>>,
     directory: Mutex<Directory>,
 }
@@ -49,6 +51,7 @@ impl Shared {
     pub(crate) fn new() -> Self {
         Self {
             snapshot: watch::Sender::new(Snapshot::default()),
+            events: watch::Sender::new(0),
             links: Mutex::default(),
             directory: Mutex::default(),
         }

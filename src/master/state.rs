@@ -1,6 +1,6 @@
-//! The master's own store, `var/grid/state.db`: what is wanted, and who asked for it.
+//! The master's own store, `var/grid/state.db`: what is wanted, who asked for it, and what became of it.
 //!
-//! One table of JSON documents, by kind and name. A change is on disk when [`StateDb::write`] returns.
+//! One table of JSON documents, by kind and name, and one of events. A change is on disk when [`StateDb::write`] returns.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,29 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::desired::{Change, Deployed, Desired, Held, Selection, Switch, Wish};
+use super::desired::{Change, Deployed, Desired, Drain, Held, Selection, Switch, Wish};
+use crate::ipc::message::client::GridEvent;
 use crate::model::{NodeName, ServerId};
+use crate::sys::clock;
 
 /// The version of the schema; a store of a later one is refused.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
+
+/// How many events are kept.
+const KEEP_EVENTS: i64 = 100_000;
+
+/// Something that happened, to be written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Happening {
+    /// Who asked for it; `None` for what the grid did by itself.
+    pub(crate) uid: Option<u32>,
+    /// `command`, `redirect`, `drain`, `rollout`, `server`, `node`, `session`, `upgrade`.
+    pub(crate) kind: &'static str,
+    /// What it happened to: a server, a node, or nothing in particular.
+    pub(crate) subject: String,
+    /// What happened, in words.
+    pub(crate) text: String,
+}
 
 /// A state store that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +87,18 @@ pub(crate) enum StateError {
     },
 }
 
+impl Happening {
+    /// Makes the note of a command.
+    pub(crate) fn command(uid: u32, text: impl Into<String>) -> Self {
+        Self {
+            uid: Some(uid),
+            kind: "command",
+            subject: String::new(),
+            text: text.into(),
+        }
+    }
+}
+
 /// The open store.
 pub(crate) struct StateDb {
     path: PathBuf,
@@ -104,6 +134,7 @@ impl StateDb {
                 found,
             });
         }
+        this.upgrade().map_err(|source| this.opening(source))?;
         let desired = this.read()?;
         Ok((this, desired))
     }
@@ -124,14 +155,34 @@ impl StateDb {
         }
         self.connection.execute_batch(
             "CREATE TABLE IF NOT EXISTS schema (version INTEGER NOT NULL);
-             INSERT INTO schema SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM schema);
+             INSERT INTO schema SELECT 2 WHERE NOT EXISTS (SELECT 1 FROM schema);
              CREATE TABLE IF NOT EXISTS desired (
                  kind TEXT NOT NULL, name TEXT NOT NULL, document TEXT NOT NULL, PRIMARY KEY (kind, name));
              CREATE TABLE IF NOT EXISTS generation (value INTEGER NOT NULL);
              INSERT INTO generation SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM generation);
-             CREATE TABLE IF NOT EXISTS audit (
-                 at_ms INTEGER NOT NULL, uid INTEGER NOT NULL, command TEXT NOT NULL);",
+             CREATE TABLE IF NOT EXISTS event (
+                 id INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, uid INTEGER,
+                 kind TEXT NOT NULL, subject TEXT NOT NULL, text TEXT NOT NULL);",
         )
+    }
+
+    /// Brings a store of schema 1 to this one: what was the audit becomes events.
+    fn upgrade(&mut self) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction()?;
+        let old: bool = transaction.query_row(
+            "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'audit')",
+            [],
+            |row| row.get(0),
+        )?;
+        if old {
+            transaction.execute_batch(
+                "INSERT INTO event (at_ms, uid, kind, subject, text)
+                     SELECT at_ms, uid, 'command', '', command FROM audit ORDER BY rowid;
+                 DROP TABLE audit;
+                 UPDATE schema SET version = 2;",
+            )?;
+        }
+        transaction.commit()
     }
 
     /// Tells damage from other trouble at opening.
@@ -193,6 +244,8 @@ impl StateDb {
                 server()?,
                 Some(Box::new(self.parse::<Held>(kind, name, document)?)),
             ),
+            "drain" => Change::Drain(server()?, Some(self.parse::<Drain>(kind, name, document)?)),
+            "redirect" => Change::Redirect(Some(self.parse::<ServerId>(kind, name, document)?)),
             _ => return Err(self.corrupt(kind, name, &"unknown kind")),
         })
     }
@@ -213,25 +266,68 @@ impl StateDb {
         }
     }
 
-    /// Makes changes durable, all or none, together with who asked for them.
+    /// Makes changes durable, all or none, together with what is to be noted of them.
     pub(crate) fn write(
         &mut self,
         changes: &[Change],
         generation: u64,
-        audit: Option<(u64, u32, &str)>,
+        happenings: &[Happening],
     ) -> Result<(), StateError> {
-        self.try_write(changes, generation, audit)
-            .map_err(|source| StateError::Write {
-                path: self.path.clone(),
-                source,
-            })
+        self.try_write(changes, generation, happenings)
+            .map_err(|source| self.writing(source))
+    }
+
+    /// Notes what happened.
+    pub(crate) fn note(&mut self, happenings: &[Happening]) -> Result<(), StateError> {
+        let note = |connection: &mut Connection| {
+            let transaction = connection.transaction()?;
+            note(&transaction, happenings)?;
+            transaction.commit()
+        };
+        note(&mut self.connection).map_err(|source| self.writing(source))
+    }
+
+    /// Returns the events after `after` in order, at most `limit`; without `after` the last ones.
+    pub(crate) fn events(
+        &self,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<GridEvent>, StateError> {
+        let read = || -> rusqlite::Result<Vec<GridEvent>> {
+            let mut statement = self.connection.prepare_cached(
+                "SELECT id, at_ms, uid, kind, subject, text FROM (
+                     SELECT * FROM event WHERE id > ?1 ORDER BY CASE WHEN ?3 THEN -id ELSE id END LIMIT ?2)
+                 ORDER BY id",
+            )?;
+            let from = i64::try_from(after.unwrap_or(0)).unwrap_or(i64::MAX);
+            statement
+                .query_map(params![from, limit, after.is_none()], |row| {
+                    Ok(GridEvent {
+                        id: row.get::<_, i64>(0)?.unsigned_abs(),
+                        at_ms: row.get::<_, i64>(1)?.unsigned_abs(),
+                        uid: row.get(2)?,
+                        kind: row.get(3)?,
+                        subject: row.get(4)?,
+                        text: row.get(5)?,
+                    })
+                })?
+                .collect()
+        };
+        read().map_err(|source| self.opening(source))
+    }
+
+    fn writing(&self, source: rusqlite::Error) -> StateError {
+        StateError::Write {
+            path: self.path.clone(),
+            source,
+        }
     }
 
     fn try_write(
         &mut self,
         changes: &[Change],
         generation: u64,
-        audit: Option<(u64, u32, &str)>,
+        happenings: &[Happening],
     ) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction()?;
         for change in changes {
@@ -253,6 +349,14 @@ impl StateDb {
                     server.as_str(),
                     held.as_ref().map(json).transpose()?,
                 ),
+                Change::Drain(server, drain) => (
+                    "drain",
+                    server.as_str(),
+                    drain.as_ref().map(json).transpose()?,
+                ),
+                Change::Redirect(redirect) => {
+                    ("redirect", "", redirect.as_ref().map(json).transpose()?)
+                }
             };
             match document {
                 Some(document) => transaction.execute(
@@ -270,14 +374,30 @@ impl StateDb {
             "UPDATE generation SET value = ?1",
             [i64::try_from(generation).unwrap_or(i64::MAX)],
         )?;
-        if let Some((at_ms, uid, command)) = audit {
-            transaction.execute(
-                "INSERT INTO audit VALUES (?1, ?2, ?3)",
-                params![i64::try_from(at_ms).unwrap_or(i64::MAX), uid, command],
-            )?;
-        }
+        note(&transaction, happenings)?;
         transaction.commit()
     }
+}
+
+/// Adds events, and forgets the oldest beyond [`KEEP_EVENTS`].
+fn note(connection: &Connection, happenings: &[Happening]) -> rusqlite::Result<()> {
+    let at_ms = i64::try_from(clock::now().wall_ms).unwrap_or(i64::MAX);
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO event (at_ms, uid, kind, subject, text) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    for Happening {
+        uid,
+        kind,
+        subject,
+        text,
+    } in happenings
+    {
+        insert.execute(params![at_ms, uid, kind, subject, text])?;
+    }
+    connection
+        .prepare_cached("DELETE FROM event WHERE id <= (SELECT max(id) FROM event) - ?1")?
+        .execute([KEEP_EVENTS])?;
+    Ok(())
 }
 
 fn json(value: &impl Serialize) -> rusqlite::Result<String> {
@@ -287,6 +407,7 @@ fn json(value: &impl Serialize) -> rusqlite::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ipc::message::client::Then;
     use crate::ipc::message::node::Goal;
 
     #[test]
@@ -305,15 +426,44 @@ mod tests {
                 },
             ),
             Change::Selection(Selection::All),
+            Change::Redirect(Some("Blitz-1".parse().unwrap())),
+            Change::Drain(
+                "Blitz-0".parse().unwrap(),
+                Some(Drain {
+                    since_ms: 1,
+                    until_ms: Some(2),
+                    then: Then::Restart,
+                }),
+            ),
         ];
-        db.write(&changes, 3, Some((1, 0, "test"))).unwrap();
+        let happening = |text: &str| Happening {
+            uid: Some(0),
+            kind: "command",
+            subject: String::new(),
+            text: text.to_owned(),
+        };
+        db.write(&changes, 5, &[happening("test")]).unwrap();
         for change in changes {
             desired.apply(change);
         }
         assert_eq!(StateDb::open(&path).unwrap().1, desired);
-        db.write(&[Change::Node("backup".parse().unwrap(), None)], 4, None)
-            .unwrap();
-        assert!(StateDb::open(&path).unwrap().1.nodes.is_empty());
+        let back = [
+            Change::Node("backup".parse().unwrap(), None),
+            Change::Redirect(None),
+            Change::Drain("Blitz-0".parse().unwrap(), None),
+        ];
+        db.write(&back, 8, &[]).unwrap();
+        let (_, desired) = StateDb::open(&path).unwrap();
+        assert!(desired.nodes.is_empty() && desired.drains.is_empty());
+        assert_eq!(desired.redirect, None);
+        db.note(&[happening("second"), happening("third")]).unwrap();
+        let texts = |after, limit| -> Vec<_> {
+            let events = db.events(after, limit).unwrap();
+            events.into_iter().map(|event| event.text).collect()
+        };
+        assert_eq!(texts(None, 2), ["second", "third"]);
+        assert_eq!(texts(Some(1), 1), ["second"]);
+        assert_eq!(texts(Some(3), 9), [""; 0]);
     }
 
     #[test]
@@ -327,5 +477,25 @@ mod tests {
             Err(StateError::Corrupt { .. })
         ));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), rubbish);
+    }
+
+    #[test]
+    fn the_audit_of_an_older_release_becomes_events() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("state.db");
+        Connection::open(&path)
+            .unwrap()
+            .execute_batch(
+                "CREATE TABLE schema (version INTEGER NOT NULL); INSERT INTO schema VALUES (1);
+                 CREATE TABLE audit (at_ms INTEGER NOT NULL, uid INTEGER NOT NULL, command TEXT NOT NULL);
+                 INSERT INTO audit VALUES (7, 1000, 'start');",
+            )
+            .unwrap();
+        for _ in 0..2 {
+            let (db, _) = StateDb::open(&path).unwrap();
+            let events = db.events(None, 10).unwrap();
+            assert_eq!(events.len(), 1);
+            assert_eq!((events[0].at_ms, events[0].text.as_str()), (7, "start"));
+        }
     }
 }

@@ -63,6 +63,13 @@ pub enum Request {
     },
     /// Something any Blitz can do (users): [`Reply::Blitz`].
     Blitz { request: Box<blitz::Request> },
+    /// What happened, in order: [`Reply::Events`]. Those after the event `after`, waiting for at most `wait_ms` if there is none
+    /// yet; without `after` the last `limit`.
+    Events {
+        after: Option<u64>,
+        limit: u32,
+        wait_ms: u64,
+    },
 }
 
 /// Where an application is described, and with which targets and overrides.
@@ -127,6 +134,19 @@ pub enum ServerAction {
     Disable,
 }
 
+/// What follows when the last session of a drained Blitz has ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Then {
+    /// It stays as it is, without sessions, until it is undrained.
+    #[default]
+    Nothing,
+    /// It is stopped, as by `server ID stop`; the drain is over with that.
+    Stop,
+    /// It is restarted and takes sessions again; the drain is over with that.
+    Restart,
+}
+
 /// Where a page of sessions ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionCursor {
@@ -164,6 +184,26 @@ pub enum Reply {
     Blitz {
         reply: Box<blitz::Reply>,
     },
+    Events {
+        events: Vec<GridEvent>,
+    },
+}
+
+/// Something that happened in the grid.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GridEvent {
+    /// Grows from event to event.
+    pub id: u64,
+    /// When, milliseconds since 1970.
+    pub at_ms: u64,
+    /// Who asked for it; absent for what the grid did by itself.
+    pub uid: Option<u32>,
+    /// `command`, `redirect`, `drain`, `rollout`, `server`, `node`, `session`, `upgrade`.
+    pub kind: String,
+    /// What it happened to: a server, a node, a session by its short id; may be empty.
+    pub subject: String,
+    /// What happened, in words.
+    pub text: String,
 }
 
 /// A session and where it lives.

@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::config::Paths;
 use crate::ipc::message::client::{
-    DeployMode, DeployReport, DescriptorSource, NodeAction, ServerAction,
+    DeployMode, DeployReport, DescriptorSource, GridEvent, NodeAction, ServerAction,
 };
 use crate::ipc::message::node::{Action, Goal, ServerReport};
 use crate::ipc::{Refusal, RefusalKind, RunDir};
@@ -23,7 +23,7 @@ use crate::master::desired::{Change, Desired, Switch, Wish};
 use crate::master::node_task::{News, NodeTask};
 use crate::master::plan::{self, Circumstances, Liberty, Order};
 use crate::master::shared::Shared;
-use crate::master::state::StateDb;
+use crate::master::state::{Happening, StateDb};
 use crate::model::{NodeName, NodeState, ServerId, ServerState};
 use crate::sys::clock;
 use crate::sys::host::Host;
@@ -64,6 +64,11 @@ pub(crate) enum Command {
         uid: u32,
         answer: Answer<()>,
     },
+    Events {
+        after: Option<u64>,
+        limit: u32,
+        answer: Answer<Vec<GridEvent>>,
+    },
 }
 
 type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
@@ -92,6 +97,8 @@ pub(crate) struct Core {
     come_first: BTreeSet<ServerId>,
     /// What the last orders followed from.
     circumstances: Circumstances,
+    /// What happened and is not written yet.
+    happenings: Vec<Happening>,
     tasks: JoinSet<()>,
     tell: mpsc::Sender<(NodeName, News)>,
     news: mpsc::Receiver<(NodeName, News)>,
@@ -124,6 +131,7 @@ impl Core {
                 generation: u64::MAX,
                 ..Circumstances::default()
             },
+            happenings: Vec::new(),
             tasks: JoinSet::new(),
             tell,
             news,
@@ -162,6 +170,7 @@ impl Core {
             }
             self.give_orders();
             self.forget_nodes();
+            self.write_notes();
             self.publish();
         }
         self.nodes.clear();
@@ -202,25 +211,73 @@ impl Core {
                 self.stopping = true;
                 drop(answer.send(Ok(())));
             }
+            Command::Events {
+                after,
+                limit,
+                answer,
+            } => {
+                let events = self.db.events(after, limit);
+                drop(answer.send(
+                    events.map_err(|error| Refusal::new(RefusalKind::Failed, chain(&error))),
+                ));
+            }
         }
     }
 
-    /// Makes changes durable, then applies them.
+    /// Makes the changes that a command asked for durable, then applies them.
     fn commit(&mut self, changes: Vec<Change>, uid: u32, command: &str) -> Result<(), Refusal> {
+        self.commit_noting(changes, vec![Happening::command(uid, command)])
+            .inspect(|()| info!(uid, command, "accepted"))
+    }
+
+    /// Makes changes durable together with what is to be noted of them, then applies them.
+    fn commit_noting(
+        &mut self,
+        changes: Vec<Change>,
+        happenings: Vec<Happening>,
+    ) -> Result<(), Refusal> {
         let generation = self.desired.generation + changes.len() as u64;
-        let audit = (clock::now().wall_ms, uid, command);
         self.db
-            .write(&changes, generation, Some(audit))
+            .write(&changes, generation, &happenings)
             .map_err(|error| {
-                error!(error = %chain(&error), command, "a change was not made");
+                error!(error = %chain(&error), "a change was not made");
                 Refusal::new(RefusalKind::Failed, chain(&error))
                     .hint("make room or repair the file system, then try again")
             })?;
-        info!(uid, command, "accepted");
         for change in changes {
             self.desired.apply(change);
         }
+        self.events_written();
         Ok(())
+    }
+
+    /// Notes what happened without anybody's command; written before the next status is published.
+    fn note(&mut self, kind: &'static str, subject: impl Into<String>, text: impl Into<String>) {
+        self.happenings.push(Happening {
+            uid: None,
+            kind,
+            subject: subject.into(),
+            text: text.into(),
+        });
+    }
+
+    /// Writes what was noted. Losing notes hinders nothing else.
+    fn write_notes(&mut self) {
+        if self.happenings.is_empty() {
+            return;
+        }
+        let happenings = std::mem::take(&mut self.happenings);
+        match self.db.note(&happenings) {
+            Ok(()) => self.events_written(),
+            Err(error) => {
+                warn!(error = %chain(&error), events = happenings.len(), "cannot note what happened")
+            }
+        }
+    }
+
+    /// Wakes those who wait for events.
+    fn events_written(&self) {
+        self.shared.events.send_modify(|written| *written += 1);
     }
 
     fn node(&mut self, node: &NodeName, action: NodeAction, uid: u32) -> Result<(), Refusal> {
@@ -449,8 +506,9 @@ impl Core {
         };
         match news {
             News::State { state, pid, reason } => {
-                if node.state != state {
-                    info!(node = %name, from = %node.state, to = %state, pid, reason, "node");
+                let before = node.state;
+                if before != state {
+                    info!(node = %name, from = %before, to = %state, pid, reason, "node");
                 }
                 (node.state, node.pid, node.reason) = (state, pid, reason);
                 match state {
@@ -465,6 +523,15 @@ impl Core {
                         }
                     }
                     NodeState::Starting | NodeState::Up | NodeState::Stopping => {}
+                }
+                if before != state
+                    && matches!(state, NodeState::Up | NodeState::Down | NodeState::Lost)
+                {
+                    let text = match &node.reason {
+                        Some(reason) => format!("{state}: {reason}"),
+                        None => state.to_string(),
+                    };
+                    self.note("node", name.as_str(), text);
                 }
             }
             News::Servers(reports) => node.reports.extend(
