@@ -2,6 +2,7 @@
 //!
 #![doc = include_str!("LIFECYCLE.md")]
 
+mod allocation;
 mod core;
 mod desired;
 mod directory;
@@ -9,6 +10,7 @@ mod handler;
 mod node_task;
 mod plan;
 mod process;
+mod redirect;
 mod shared;
 mod state;
 mod systemd;
