@@ -175,6 +175,7 @@ mod tests {
         Some(Status {
             uuid: "u".to_owned(),
             sessions: 0,
+            internal: 0,
             accepting: Accepting::Yes,
             read_only: ReadOnly::default(),
             read_only_reason: ReadOnlyReason::default(),

@@ -6,6 +6,7 @@
 mod clock;
 mod hub;
 mod login;
+mod ownership;
 mod properties;
 mod requests;
 mod service;
@@ -210,7 +211,10 @@ async fn serve(
     // Held until this function ends; the kernel releases it with the process.
     let _lock = lock(&server, paths.state(), &address)?;
     let uuid = Uuid::new_v4().to_string();
-    let mut sqlite = Sqlite::open(&paths.store()).map_err(BlitzError::Store)?;
+    let leases = (run_dir.clone(), paths.state().to_owned());
+    let mut sqlite = Sqlite::open(&paths.store())
+        .map_err(BlitzError::Store)?
+        .with_leases(move |server| is_held(server, &leases.0, &leases.1));
     let adopted = sqlite
         .adopt(server.as_str(), &uuid)
         .map_err(BlitzError::Store)?;
@@ -284,13 +288,43 @@ fn lock(server: &ServerId, state: &Path, address: &Path) -> Result<File, BlitzEr
         .mode(0o600)
         .open(&path)
         .map_err(fail)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(BlitzError::Running {
-            server: server.clone(),
-            path,
-        }),
-        Err(TryLockError::Error(source)) => Err(fail(source)),
+    for last in (0..LOOKS).map(|n| n == LOOKS - 1) {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if last => break,
+            // Somebody may only be looking, which takes microseconds.
+            Err(TryLockError::WouldBlock) => pause(),
+            Err(TryLockError::Error(source)) => return Err(fail(source)),
+        }
+    }
+    Err(BlitzError::Running {
+        server: server.clone(),
+        path,
+    })
+}
+
+/// How often a lock that is held is tried again, with a pause of [`pause`] between.
+const LOOKS: u32 = 50;
+
+fn pause() {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "nothing tells that a lock of a file was released but waiting for it without a limit"
+    )]
+    std::thread::sleep(std::time::Duration::from_millis(2));
+}
+
+/// Returns whether a server holds its lease: the lock that [`lock`] takes. What cannot be found out counts as held.
+fn is_held(server: &str, run_dir: &RunDir, state: &Path) -> bool {
+    let Ok(server) = server.parse::<ServerId>() else {
+        return true;
+    };
+    let address = run_dir.socket(Address::Blitz(&server));
+    let name = address.file_name().unwrap_or_default().to_string_lossy();
+    match File::open(state.join(format!("var/run/{name}.lock"))) {
+        // Closing the file lets go of the lock.
+        Ok(file) => file.try_lock_shared().is_err(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
 

@@ -105,6 +105,17 @@ impl Properties {
             })
     }
 
+    /// Reads the most there may be of something; 0 is any number.
+    fn cap(&self, name: &'static str) -> Result<Option<u64>, PropertiesError> {
+        let max = self.number(
+            name,
+            0,
+            u64::from(u32::MAX),
+            "a whole number; 0 for no maximum",
+        )?;
+        Ok((max > 0).then_some(max))
+    }
+
     fn boolean(&self, name: &'static str, default: bool) -> Result<bool, PropertiesError> {
         match self.0.get(name).map(String::as_str) {
             None => Ok(default),
@@ -118,6 +129,9 @@ impl Properties {
         }
     }
 }
+
+/// OMERO's event type of what a service does for itself.
+const INTERNAL: &str = "Internal";
 
 /// The settings of a Blitz (`omero.md` §2.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,6 +152,12 @@ pub(crate) struct Settings {
     pub(crate) password_required: bool,
     /// `omero.security.ignore_case`: whether names are lower-cased at login.
     pub(crate) ignore_case: bool,
+    /// `omero.grid.sessions.max`: the most user sessions here; `None` for any number.
+    pub(crate) max_sessions: Option<u64>,
+    /// `omero.grid.sessions.max_per_user`: the most sessions of one user in the whole grid; `None` for any number.
+    pub(crate) max_user: Option<u64>,
+    /// `omero.grid.internal_agents`: what services call themselves when they open sessions for themselves.
+    pub(crate) internal_agents: Vec<String>,
 }
 
 impl Settings {
@@ -167,7 +187,26 @@ impl Settings {
                 .map(Duration::from_millis)?,
             password_required: properties.boolean("omero.security.password_required", true)?,
             ignore_case: properties.boolean("omero.security.ignore_case", false)?,
+            max_sessions: properties.cap("omero.grid.sessions.max")?,
+            max_user: properties.cap("omero.grid.sessions.max_per_user")?,
+            internal_agents: properties
+                .0
+                .get("omero.grid.internal_agents")
+                .map_or("Python service", String::as_str)
+                .split(',')
+                .map(|agent| agent.trim().to_owned())
+                .filter(|agent| !agent.is_empty())
+                .collect(),
         })
+    }
+
+    /// Returns whether a service opens the session for itself: by OMERO's event type, or by what it calls itself.
+    pub(crate) fn is_internal(&self, event: &str, agent: &str) -> bool {
+        event == INTERNAL
+            || self
+                .internal_agents
+                .iter()
+                .any(|internal| internal == agent)
     }
 
     /// Settles what a session may have of the limits it asks for, or says which maximum is in the way.

@@ -10,12 +10,14 @@ use tracing::{info, warn};
 
 use super::login::MAX_NAME;
 use super::service::{Blitz, gone};
+use super::sessions::Absent;
 use crate::ipc::message::blitz::{
-    Authority, BlitzLink, Create, Event, Reply, Request, Session, Target, User,
+    Authority, BlitzLink, Create, Event, Reply, Request, Target, User,
 };
 use crate::ipc::{Handler, Peer, Refusal, RefusalKind, Role};
 use crate::model::{Secret, SessionId};
 use crate::store::{Found, Outcome, ROOT, Reason, SessionRow, UserRow, Write, password};
+use crate::telemetry::local_time;
 
 /// Entries of one page at most: of sessions, and of ids.
 const MAX_PAGE: u32 = 1000;
@@ -33,10 +35,14 @@ impl Handler<BlitzLink> for Blitz {
             Request::KeepAlive { session } => self.access(session).await.map(Reply::Session),
             Request::Detach { session } => self.detach(session).await,
             Request::Close { target, authority } => self.close(target, authority).await,
-            Request::List { after, limit } => {
+            Request::List {
+                after,
+                limit,
+                filter,
+            } => {
                 let limit = limit.clamp(1, MAX_PAGE) as usize;
                 let (sessions, more) =
-                    self.with_sessions(|sessions, now| sessions.page(after, limit, now));
+                    self.with_sessions(|sessions, now| sessions.page(after, limit, &filter, now));
                 Ok(Reply::Sessions { sessions, more })
             }
             Request::Ids { after, limit } => {
@@ -56,6 +62,30 @@ impl Handler<BlitzLink> for Blitz {
                 authority,
             } => self.set_password(name, password, authority).await,
             Request::Users { authority } => self.users(authority).await,
+            Request::Find { session } => self.find(session).await,
+            Request::Adopt { session } => self.adopt(session).await,
+            Request::Give { session, to } => self.give(session, to).await,
+            Request::Drain { draining } => {
+                self.set_draining(draining);
+                Ok(Reply::Status(self.status()))
+            }
+            Request::Outlook => Ok(Reply::Outlook(
+                self.with_sessions(|sessions, now| sessions.outlook(now)),
+            )),
+            Request::CloseSome { limit } => {
+                let limit = limit.clamp(1, MAX_PAGE) as usize;
+                self.close_idlest(None, limit, Reason::Drained).await
+            }
+            Request::Shorten { live_ms } => self.shorten(live_ms).await,
+            Request::CloseUser {
+                user,
+                limit,
+                authority,
+            } => {
+                self.require_admin(authority).await?;
+                let limit = limit.clamp(1, MAX_PAGE) as usize;
+                self.close_idlest(Some(&user), limit, Reason::Closed).await
+            }
         }
     }
 
@@ -100,26 +130,41 @@ impl Blitz {
             time_to_live_ms,
             references: 1,
             token: create.token,
+            event: match create.event.as_str() {
+                "" => "User".to_owned(),
+                _ => shortened(create.event),
+            },
+            group: shortened(create.group),
         };
         let blitz = self.clone();
-        self.tasks
-            .run(async move { blitz.open(row).await })
-            .await?
-            .map(Reply::Session)
+        self.tasks.run(async move { blitz.open(row).await }).await?
     }
 
-    async fn open(&self, row: SessionRow) -> Result<Session, Refusal> {
+    async fn open(self: &Arc<Self>, row: SessionRow) -> Result<Reply, Refusal> {
         let (uuid, user_id) = (row.uuid, row.user_id);
-        match self.commit_one(Write::Open(row.clone())).await? {
-            Outcome::TokenUsed(found) => self.repeated(user_id, *found),
+        let internal = self.settings.is_internal(&row.event, &row.agent);
+        let _admission = match self.admit(internal) {
+            Ok(admission) => admission,
+            // What was opened before may be asked for again all the same.
+            Err(refusal) => {
+                return match self.by_token(&row).await? {
+                    Some(found) => self.repeated(user_id, found).await,
+                    None => Err(refusal),
+                };
+            }
+        };
+        let write = Write::Open {
+            row: row.clone(),
+            max_user: self.settings.max_user.filter(|_| !internal),
+        };
+        match self.commit_one(write).await? {
+            Outcome::TokenUsed(found) => self.repeated(user_id, *found).await,
             Outcome::Superseded => Err(superseded()),
-            Outcome::Done
-            | Outcome::References(_)
-            | Outcome::Lost
-            | Outcome::UserExists
-            | Outcome::NoUser => {
+            Outcome::UserFull { open, next_end_ms } => Err(user_full(&row.user, open, next_end_ms)),
+            _ => {
                 self.opened(row);
                 self.with_sessions(|sessions, now| sessions.view(uuid, now))
+                    .map(Reply::Session)
                     .ok_or_else(|| {
                         Refusal::new(RefusalKind::NotFound, "the session has ended at once")
                     })
@@ -127,8 +172,8 @@ impl Blitz {
         }
     }
 
-    /// Answers a creation that was asked for again.
-    fn repeated(&self, user_id: u64, found: Found) -> Result<Session, Refusal> {
+    /// Answers a creation that was asked for again. One that the owner did not live to tell of is taken over.
+    async fn repeated(self: &Arc<Self>, user_id: u64, found: Found) -> Result<Reply, Refusal> {
         let Found { row, server, ended } = found;
         if row.user_id != user_id {
             return Err(refused("the token of this creation is another user's"));
@@ -137,7 +182,7 @@ impl Blitz {
             let limit = match reason {
                 Reason::Idle => row.time_to_idle_ms,
                 Reason::Lived => row.time_to_live_ms,
-                Reason::Closed | Reason::Left => 0,
+                Reason::Closed | Reason::Left | Reason::Drained => 0,
             };
             return Err(gone(
                 row.uuid,
@@ -146,25 +191,11 @@ impl Blitz {
             ));
         }
         if server != self.server.as_str() {
-            return Err(refused(format!(
-                "this creation opened session {} on {server}",
-                row.uuid
-            )));
+            return self.adopt(row.uuid).await;
         }
-        let now_ms = self.clock.now().wall_ms;
         let known = self.with_sessions(|sessions, now| sessions.view(row.uuid, now));
         // The first creation may be committed and not yet noted in memory: then the row says it all.
-        Ok(known.unwrap_or_else(|| Session {
-            uuid: row.uuid,
-            user: row.user,
-            agent: row.agent,
-            ip: row.ip,
-            started_ms: row.started_ms,
-            idle_ms: now_ms.saturating_sub(row.last_access_ms),
-            time_to_idle_ms: row.time_to_idle_ms,
-            time_to_live_ms: row.time_to_live_ms,
-            references: row.references,
-        }))
+        Ok(Reply::Session(known.unwrap_or_else(|| self.view(row))))
     }
 
     async fn join(self: Arc<Self>, uuid: SessionId) -> Result<Reply, Refusal> {
@@ -223,7 +254,12 @@ impl Blitz {
                 self.by_prefix(&prefix)?
             }
         };
-        let user = match self.with_sessions(|sessions, now| sessions.look(uuid, now)) {
+        let look = || self.with_sessions(|sessions, now| sessions.look(uuid, now));
+        let found = match look() {
+            Err(Absent::Unknown) if self.load(uuid).await? => look(),
+            found => found,
+        };
+        let user = match found {
             Ok(user) => user,
             Err(absent) => return Err(self.absent(uuid, absent).await),
         };
@@ -272,7 +308,7 @@ impl Blitz {
     }
 
     /// Drops a session that the store no longer has open here, and says why.
-    async fn not_mine(&self, uuid: SessionId) -> Refusal {
+    pub(super) async fn not_mine(&self, uuid: SessionId) -> Refusal {
         self.lost(uuid);
         self.missing(uuid).await
     }
@@ -454,10 +490,25 @@ fn no_user(name: &str) -> Refusal {
     )
 }
 
+fn user_full(user: &str, open: u64, next_end_ms: Option<u64>) -> Refusal {
+    let when = match next_end_ms {
+        Some(at) => format!(
+            "; the next of them ends at {} if nobody uses it",
+            local_time(at)
+        ),
+        None => String::new(),
+    };
+    refused(format!(
+        "user '{}' has {open} sessions, the most that omero.grid.sessions.max_per_user allows{when}",
+        user.escape_debug()
+    ))
+    .hint("close one of them, or join one")
+}
+
 fn superseded() -> Refusal {
     refused("another process has taken over this Blitz").hint("try again")
 }
 
-fn unavailable(error: crate::store::CallError) -> Refusal {
+pub(super) fn unavailable(error: crate::store::CallError) -> Refusal {
     Refusal::new(RefusalKind::Failed, error.to_string())
 }

@@ -57,6 +57,10 @@ struct Core {
     /// Why the last write failed.
     failing: Option<String>,
     flush_at: Option<Duration>,
+    /// No new sessions are taken.
+    draining: bool,
+    /// Sessions of users that are being opened.
+    opening: u64,
     /// What the timers sleep until.
     armed: Option<Duration>,
 }
@@ -113,7 +117,8 @@ impl Blitz {
             let mut core = self.core();
             for row in adopted.sessions {
                 let idle = idle_before(&row, end.unwrap_or(row.last_access_ms));
-                core.sessions.insert(row, idle, now);
+                let internal = self.settings.is_internal(&row.event, &row.agent);
+                core.sessions.insert(row, internal, idle, now);
             }
             core.sessions.expire(now)
         };
@@ -130,10 +135,14 @@ impl Blitz {
         Status {
             uuid: self.uuid.clone(),
             sessions: core.sessions.len() as u64,
-            accepting: if core.failing.is_some() {
-                Accepting::No
-            } else {
-                Accepting::Yes
+            internal: core.sessions.internal() as u64,
+            accepting: match (&core.failing, core.draining) {
+                (Some(_), false) => Accepting::No,
+                (None, false) => Accepting::Yes,
+                (_, true) if core.sessions.of_users() == 0 && core.opening == 0 => {
+                    Accepting::Drained
+                }
+                (_, true) => Accepting::Draining,
             },
             read_only: ReadOnly::default(),
             read_only_reason: ReadOnlyReason::default(),
@@ -159,6 +168,12 @@ impl Blitz {
     ) -> Result<crate::ipc::message::blitz::Session, Refusal> {
         match self.with_sessions(|sessions, now| sessions.access(uuid, now)) {
             Ok(session) => Ok(session),
+            Err(Absent::Unknown) if self.load(uuid).await? => {
+                match self.with_sessions(|sessions, now| sessions.access(uuid, now)) {
+                    Ok(session) => Ok(session),
+                    Err(absent) => Err(self.absent(uuid, absent).await),
+                }
+            }
             Err(absent) => Err(self.absent(uuid, absent).await),
         }
     }
@@ -167,6 +182,7 @@ impl Blitz {
     pub(super) async fn absent(self: &Arc<Self>, uuid: SessionId, absent: Absent) -> Refusal {
         match absent {
             Absent::Unknown => self.missing(uuid).await,
+            Absent::Moving => moving(uuid),
             Absent::TimedOut(ended) => {
                 let refusal = gone(uuid, ended.reason, ended.limit);
                 self.ended_in_background(vec![ended]);
@@ -184,7 +200,7 @@ impl Blitz {
                     let limit = match reason {
                         Reason::Idle => found.row.time_to_idle_ms,
                         Reason::Lived => found.row.time_to_live_ms,
-                        Reason::Closed | Reason::Left => 0,
+                        Reason::Closed | Reason::Left | Reason::Drained => 0,
                     };
                     gone(uuid, reason, Duration::from_millis(limit))
                 }
@@ -251,7 +267,8 @@ impl Blitz {
     /// Notes in memory that a session is open, and tells it.
     pub(super) fn opened(&self, row: SessionRow) {
         let uuid = row.uuid;
-        self.with_sessions(|sessions, now| sessions.insert(row, Duration::ZERO, now));
+        let internal = self.settings.is_internal(&row.event, &row.agent);
+        self.with_sessions(|sessions, now| sessions.insert(row, internal, Duration::ZERO, now));
         debug!(server = %self.server, session = %uuid, "opened a session");
         self.hub.opened(uuid);
     }
@@ -415,6 +432,44 @@ impl Blitz {
         self.arm(&core);
     }
 
+    /// Lets a session be opened here, or says why not. What is being opened counts until the value is dropped.
+    pub(super) fn admit(self: &Arc<Self>, internal: bool) -> Result<Admission, Refusal> {
+        let mut core = self.core();
+        if core.draining {
+            let message = format!("{} takes no new sessions: it is being drained", self.server);
+            return Err(Refusal::new(RefusalKind::Unavailable, message)
+                .hint(format!("omero-grid undrain {}", self.server)));
+        }
+        if !internal {
+            let users = core.sessions.of_users() as u64 + core.opening;
+            if let Some(max) = self.settings.max_sessions.filter(|max| users >= *max) {
+                let message = format!(
+                    "{} has {users} sessions; omero.grid.sessions.max is {max}",
+                    self.server
+                );
+                return Err(Refusal::new(RefusalKind::Unavailable, message).hint("try again later"));
+            }
+            core.opening += 1;
+        }
+        drop(core);
+        Ok(Admission {
+            blitz: self.clone(),
+            internal,
+        })
+    }
+
+    /// Takes no new sessions, or takes them again.
+    pub(super) fn set_draining(&self, draining: bool) {
+        let changed = {
+            let mut core = self.core();
+            std::mem::replace(&mut core.draining, draining) != draining
+        };
+        if changed {
+            info!(server = %self.server, draining, "told whether to take new sessions");
+            self.hub.status();
+        }
+    }
+
     /// Wakes the timers if something is due earlier than they sleep.
     fn arm(&self, core: &Core) {
         if let Some(next) = core.next()
@@ -429,6 +484,36 @@ impl Blitz {
     }
 }
 
+/// Leave to open a session.
+pub(super) struct Admission {
+    blitz: Arc<Blitz>,
+    internal: bool,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        if !self.internal {
+            let draining = {
+                let mut core = self.blitz.core();
+                core.opening -= 1;
+                core.draining
+            };
+            if draining {
+                self.blitz.hub.status();
+            }
+        }
+    }
+}
+
+/// Says that a session is on its way to another Blitz.
+pub(super) fn moving(uuid: SessionId) -> Refusal {
+    Refusal::new(
+        RefusalKind::Unavailable,
+        format!("session {uuid} is being moved to another Blitz"),
+    )
+    .hint("try again")
+}
+
 /// Says how a session ended.
 pub(super) fn gone(uuid: SessionId, reason: Reason, limit: Duration) -> Refusal {
     let seconds = limit.as_secs_f64();
@@ -437,6 +522,9 @@ pub(super) fn gone(uuid: SessionId, reason: Reason, limit: Duration) -> Refusal 
         Reason::Lived => format!("session {uuid} has timed out (open for more than {seconds} s)"),
         Reason::Closed => format!("session {uuid} has been closed"),
         Reason::Left => format!("session {uuid} has ended (nobody was left in it)"),
+        Reason::Drained => {
+            format!("session {uuid} has been closed: its Blitz was drained, and the deadline came")
+        }
     };
     Refusal::new(RefusalKind::NotFound, message).hint("open a new session")
 }

@@ -39,6 +39,8 @@ pub(crate) struct Sessions {
     accessed: BTreeSet<SessionId>,
     /// One copy of each user's name.
     names: HashMap<u64, Arc<str>>,
+    /// How many of the open ones are internal.
+    internal: usize,
 }
 
 #[derive(Debug)]
@@ -46,6 +48,11 @@ struct Session {
     user: Arc<str>,
     agent: Box<str>,
     ip: Box<str>,
+    group: Box<str>,
+    /// A service opened it for itself: nobody waits for it.
+    internal: bool,
+    /// It is being handed to another Blitz, and answers nothing meanwhile.
+    moving: bool,
     started_ms: u64,
     last_access: Duration,
     time_to_idle_ms: u64,
@@ -74,6 +81,8 @@ pub(crate) enum Absent {
     Unknown,
     /// It has timed out just now: it is taken out, and its end is still to be written.
     TimedOut(Ended),
+    /// It is being handed to another Blitz.
+    Moving,
 }
 
 impl Sessions {
@@ -82,11 +91,28 @@ impl Sessions {
         self.open.len()
     }
 
+    /// Returns how many of the open ones services opened for themselves.
+    pub(crate) fn internal(&self) -> usize {
+        self.internal
+    }
+
+    /// Returns how many of the open ones are of users.
+    pub(crate) fn of_users(&self) -> usize {
+        self.open.len() - self.internal
+    }
+
     /// Adds a session that is durable; `idle` is how long it has been idle already. False if it is there.
-    pub(crate) fn insert(&mut self, row: SessionRow, idle: Duration, now: Now) -> bool {
+    pub(crate) fn insert(
+        &mut self,
+        row: SessionRow,
+        internal: bool,
+        idle: Duration,
+        now: Now,
+    ) -> bool {
         if self.open.contains_key(&row.uuid) {
             return false;
         }
+        self.internal += usize::from(internal);
         let user = self
             .names
             .entry(row.user_id)
@@ -96,6 +122,9 @@ impl Sessions {
             user,
             agent: row.agent.into(),
             ip: row.ip.into(),
+            group: row.group.into(),
+            internal,
+            moving: false,
             started_ms: row.started_ms,
             last_access: now.mono.saturating_sub(idle),
             time_to_idle_ms: row.time_to_idle_ms,
@@ -146,6 +175,7 @@ impl Sessions {
     /// Takes a session out.
     pub(crate) fn remove(&mut self, uuid: SessionId, reason: Reason) -> Option<Ended> {
         let session = self.open.remove(&uuid)?;
+        self.internal -= usize::from(session.internal);
         self.accessed.remove(&uuid);
         if let Some(at) = session.queued {
             self.queue.remove(&(at, uuid));
@@ -153,7 +183,7 @@ impl Sessions {
         let limit = match reason {
             Reason::Idle => session.time_to_idle_ms,
             Reason::Lived => session.time_to_live_ms,
-            Reason::Closed | Reason::Left => 0,
+            Reason::Closed | Reason::Left | Reason::Drained => 0,
         };
         Some(Ended {
             uuid,
@@ -161,6 +191,77 @@ impl Sessions {
             reason,
             limit: Duration::from_millis(limit),
         })
+    }
+
+    /// Sets a session apart, to be handed to another Blitz: until [`Self::remove`] or [`Self::stay`] it answers nothing. Returns its last
+    /// access, milliseconds since 1970.
+    pub(crate) fn set_apart(&mut self, uuid: SessionId, now: Now) -> Result<u64, Absent> {
+        self.check(uuid, now)?;
+        let session = self.open.get_mut(&uuid).ok_or(Absent::Unknown)?;
+        session.moving = true;
+        Ok(now.wall_of(session.last_access))
+    }
+
+    /// Takes back that a session is handed to another Blitz.
+    pub(crate) fn stay(&mut self, uuid: SessionId, now: Now) {
+        if let Some(session) = self.open.get_mut(&uuid) {
+            session.moving = false;
+            if let Some(at) = session.queued.take() {
+                self.queue.remove(&(at, uuid));
+            }
+            self.enqueue(uuid, now);
+        }
+    }
+
+    /// Notes a new life limit.
+    pub(crate) fn shorten(&mut self, uuid: SessionId, time_to_live_ms: u64, now: Now) {
+        if let Some(session) = self.open.get_mut(&uuid) {
+            session.time_to_live_ms = time_to_live_ms;
+            if let Some(at) = session.queued.take() {
+                self.queue.remove(&(at, uuid));
+            }
+            self.enqueue(uuid, now);
+        }
+    }
+
+    /// Returns the sessions of users, those idle for the longest first; only those of `user` if given.
+    pub(crate) fn idlest(&self, user: Option<&str>) -> Vec<SessionId> {
+        let sessions = self.open.iter();
+        let mut found: Vec<(Duration, SessionId)> = sessions
+            .filter(|(_, session)| match user {
+                Some(user) => session.user.as_ref() == user,
+                None => !session.internal,
+            })
+            .map(|(uuid, session)| (session.last_access, *uuid))
+            .collect();
+        found.sort();
+        found.into_iter().map(|(_, uuid)| uuid).collect()
+    }
+
+    /// Returns what a drain has to wait for.
+    pub(crate) fn outlook(&self, now: Now) -> message::Outlook {
+        let mut outlook = message::Outlook {
+            internal: self.internal as u64,
+            end_if_unused_ms: Some(now.wall_ms),
+            last_end_ms: Some(now.wall_ms),
+            ..message::Outlook::default()
+        };
+        let later = |a: Option<u64>, b: Option<u64>| Some(a?.max(b?));
+        for session in self.open.values().filter(|session| !session.internal) {
+            let idle_ms = millis(now.mono.saturating_sub(session.last_access));
+            let limit = |ms: u64, at: u64| (ms > 0).then(|| at.saturating_add(ms));
+            let lived = limit(session.time_to_live_ms, session.started_ms);
+            let unused = limit(session.time_to_idle_ms, now.wall_ms.saturating_sub(idle_ms));
+            let end = unused.into_iter().chain(lived).min();
+            outlook.sessions += 1;
+            outlook.used_last_minute += u64::from(idle_ms < 60_000);
+            outlook.endless += u64::from(lived.is_none());
+            outlook.longest_idle_ms = outlook.longest_idle_ms.max(idle_ms);
+            outlook.next_end_ms = outlook.next_end_ms.into_iter().chain(end).min();
+            outlook.end_if_unused_ms = later(outlook.end_if_unused_ms, end);
+            outlook.last_end_ms = later(outlook.last_end_ms, lived);
+        }
+        outlook
     }
 
     /// Takes out every session whose time is over.
@@ -177,7 +278,8 @@ impl Sessions {
                 Err(Absent::TimedOut(end)) => ended.push(end),
                 // Accessed meanwhile, or the wall clock was set back.
                 Ok(()) => self.enqueue(uuid, now),
-                Err(Absent::Unknown) => {}
+                // One that stays after all is looked at again then.
+                Err(Absent::Unknown | Absent::Moving) => {}
             }
         }
         ended
@@ -213,19 +315,22 @@ impl Sessions {
         }
     }
 
-    /// Returns the sessions after `after` in the order of their UUIDs, at most `limit`, and whether there are more.
+    /// Returns the sessions after `after` that are meant, in the order of their UUIDs, at most `limit`, and whether there are more.
     pub(crate) fn page(
         &self,
         after: Option<SessionId>,
         limit: usize,
+        filter: &message::Filter,
         now: Now,
     ) -> (Vec<message::Session>, bool) {
-        let mut rest = self.after(after);
-        let page = rest
-            .by_ref()
-            .take(limit)
+        let mut rest = self
+            .after(after)
             .map(|(&uuid, session)| session.view(uuid, now))
-            .collect();
+            .filter(|session| {
+                let user = filter.user.as_ref();
+                session.idle_ms >= filter.idle_ms && user.is_none_or(|user| *user == session.user)
+            });
+        let page = rest.by_ref().take(limit).collect();
         (page, rest.next().is_some())
     }
 
@@ -259,6 +364,9 @@ impl Sessions {
     /// Takes a session out if its time is over.
     fn check(&mut self, uuid: SessionId, now: Now) -> Result<(), Absent> {
         let session = self.open.get(&uuid).ok_or(Absent::Unknown)?;
+        if session.moving {
+            return Err(Absent::Moving);
+        }
         match session.timed_out(now) {
             None => Ok(()),
             Some(reason) => Err(self
@@ -314,6 +422,8 @@ impl Session {
             time_to_idle_ms: self.time_to_idle_ms,
             time_to_live_ms: self.time_to_live_ms,
             references: self.references,
+            group: self.group.as_ref().to_owned(),
+            internal: self.internal,
         }
     }
 }

@@ -33,6 +33,8 @@ fn row(n: u32, idle_ms: u64, live_ms: u64) -> SessionRow {
         time_to_live_ms: live_ms,
         references: 1,
         token: None,
+        event: "User".to_owned(),
+        group: String::new(),
     }
 }
 
@@ -46,7 +48,7 @@ fn reason(result: Result<message::Session, Absent>) -> Option<Reason> {
 #[test]
 fn an_access_keeps_a_session_and_silence_ends_it() {
     let mut sessions = Sessions::default();
-    assert!(sessions.insert(row(1, 1000, 0), Duration::ZERO, START));
+    assert!(sessions.insert(row(1, 1000, 0), false, Duration::ZERO, START));
     assert!(sessions.access(id(1), later(999)).is_ok());
     assert_eq!(sessions.expire(later(1500)), []);
     assert_eq!(sessions.next_expiry(), Some(later(1999).mono));
@@ -62,8 +64,8 @@ fn an_access_keeps_a_session_and_silence_ends_it() {
 #[test]
 fn a_session_that_has_timed_out_never_answers_even_if_nobody_has_looked() {
     let mut sessions = Sessions::default();
-    sessions.insert(row(1, 1000, 0), Duration::ZERO, START);
-    sessions.insert(row(2, 0, 5000), Duration::ZERO, START);
+    sessions.insert(row(1, 1000, 0), false, Duration::ZERO, START);
+    sessions.insert(row(2, 0, 5000), false, Duration::ZERO, START);
     assert_eq!(
         reason(sessions.access(id(1), later(1000))),
         Some(Reason::Idle)
@@ -79,7 +81,7 @@ fn a_session_that_has_timed_out_never_answers_even_if_nobody_has_looked() {
 #[test]
 fn life_goes_by_the_wall_clock_and_idleness_does_not() {
     let mut sessions = Sessions::default();
-    sessions.insert(row(1, 1000, 5000), Duration::ZERO, START);
+    sessions.insert(row(1, 1000, 5000), false, Duration::ZERO, START);
     let set = |wall: i64| Now {
         mono: later(10).mono,
         wall_ms: START.wall_ms.wrapping_add_signed(wall),
@@ -94,7 +96,7 @@ fn life_goes_by_the_wall_clock_and_idleness_does_not() {
 #[test]
 fn without_limits_there_is_no_timer() {
     let mut sessions = Sessions::default();
-    sessions.insert(row(1, 0, 0), Duration::ZERO, START);
+    sessions.insert(row(1, 0, 0), false, Duration::ZERO, START);
     assert_eq!(sessions.next_expiry(), None);
     assert!(sessions.access(id(1), later(u64::from(u32::MAX))).is_ok());
 }
@@ -105,7 +107,7 @@ fn idle_time_before_a_restart_counts_and_downtime_does_not() {
     let row = row(1, 1000, 0);
     let idle = idle_before(&row, START.wall_ms + 600);
     assert_eq!(idle_before(&row, START.wall_ms - 5), Duration::ZERO);
-    sessions.insert(row, idle, later(3_600_000));
+    sessions.insert(row, false, idle, later(3_600_000));
     assert_eq!(sessions.next_expiry(), Some(later(3_600_400).mono));
     assert_eq!(sessions.expire(later(3_600_399)), []);
     assert_eq!(sessions.expire(later(3_600_400)).len(), 1);
@@ -114,8 +116,8 @@ fn idle_time_before_a_restart_counts_and_downtime_does_not() {
 #[test]
 fn accesses_are_handed_out_once_and_can_be_put_back() {
     let mut sessions = Sessions::default();
-    sessions.insert(row(1, 0, 0), Duration::ZERO, START);
-    sessions.insert(row(2, 0, 0), Duration::ZERO, START);
+    sessions.insert(row(1, 0, 0), false, Duration::ZERO, START);
+    sessions.insert(row(2, 0, 0), false, Duration::ZERO, START);
     assert!(!sessions.has_accessed());
     sessions.access(id(1), later(700)).unwrap();
     let taken = sessions.take_accessed(later(1000));
@@ -132,7 +134,7 @@ fn accesses_are_handed_out_once_and_can_be_put_back() {
 fn a_prefix_names_what_begins_so() {
     let mut sessions = Sessions::default();
     for n in [0x0a00_0001, 0x0a00_0002, 0x0b00_0000] {
-        sessions.insert(row(n, 0, 0), Duration::ZERO, START);
+        sessions.insert(row(n, 0, 0), false, Duration::ZERO, START);
     }
     assert_eq!(sessions.with_prefix("0A"), Some((id(0x0a00_0001), 2)));
     assert_eq!(sessions.with_prefix("0b"), Some((id(0x0b00_0000), 1)));
@@ -191,7 +193,7 @@ proptest! {
                 Step::Insert { n, idle, live } => {
                     let mut new = row(n, idle, live);
                     new.started_ms += now;
-                    let fresh = sessions.insert(new, Duration::ZERO, later(now));
+                    let fresh = sessions.insert(new, false, Duration::ZERO, later(now));
                     prop_assert_eq!(fresh, !model.contains_key(&n), "never two of one uuid");
                     model.entry(n).or_insert((idle, live, now, now, 1));
                 }

@@ -9,7 +9,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::*;
-use crate::ipc::message::blitz::{Authority, Create, Event, Reply, Request, Session, Target};
+use crate::ipc::message::blitz::{
+    Authority, Create, Event, Filter, Reply, Request, Session, Target,
+};
 use crate::ipc::{CallError, Client, Refusal, RefusalKind};
 use crate::model::{Accepting, Secret, SessionId};
 
@@ -73,6 +75,8 @@ impl Place {
             time_to_idle_ms: None,
             time_to_live_ms: None,
             token: None,
+            group: String::new(),
+            event: String::new(),
         }
     }
 
@@ -257,6 +261,7 @@ async fn downtime_is_not_idle_time() {
     let list = Request::List {
         after: None,
         limit: 10,
+        filter: Filter::default(),
     };
     let Reply::Sessions { sessions, .. } = client.call(&list).await.unwrap() else {
         panic!("no sessions");
@@ -474,7 +479,11 @@ async fn a_prefix_closes_just_one() {
     let mut after = None;
     loop {
         let reply = client
-            .call(&Request::List { after, limit: 5 })
+            .call(&Request::List {
+                after,
+                limit: 5,
+                filter: Filter::default(),
+            })
             .await
             .unwrap();
         let Reply::Sessions { sessions, more } = reply else {

@@ -58,7 +58,7 @@ impl From<Refusal> for Failure {
             RefusalKind::NotFound => code::NOT_THERE,
             RefusalKind::Invalid => code::INVALID,
             RefusalKind::TimedOut => code::TIMED_OUT,
-            RefusalKind::Refused => code::REFUSED,
+            RefusalKind::Refused | RefusalKind::Unavailable => code::REFUSED,
         };
         Self {
             code,

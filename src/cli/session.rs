@@ -75,6 +75,8 @@ pub(crate) async fn run(context: &Context, args: SessionCommand) -> Result<(), F
                 time_to_idle_ms: None,
                 time_to_live_ms: None,
                 token: None,
+                group: String::new(),
+                event: String::new(),
             };
             placed(
                 context,

@@ -82,6 +82,8 @@ pub enum RefusalKind {
     TimedOut,
     /// It is not allowed now (exit code 6).
     Refused,
+    /// Whoever was asked cannot do it now, but another may: a Blitz that drains, is full, or went away (exit code 6).
+    Unavailable,
 }
 
 /// What a frame after the hello is.

@@ -423,6 +423,7 @@ impl ClientHandler {
         let request = blitz::Request::List {
             after,
             limit: limit.clamp(1, PAGE),
+            filter: blitz::Filter::default(),
         };
         let blitz::Reply::Sessions { sessions, more } = self.ask(&server, request).await? else {
             return Err(strange());

@@ -68,6 +68,7 @@ fn reports(desired: &Desired, sessions: u64) -> BTreeMap<ServerId, ServerReport>
         let is_blitz = placed.descriptor.is_builtin_blitz();
         let blitz = is_blitz.then(|| blitz::Status {
             uuid: String::new(),
+            internal: 0,
             sessions,
             accepting: Accepting::Yes,
             read_only: blitz::ReadOnly::default(),

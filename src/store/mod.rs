@@ -5,7 +5,8 @@
 //! has timed out. [`Sqlite`] is the implementation for one machine.
 //!
 //! Ownership: every row of a session carries the id of the server that owns it and that server's epoch, which grows with each
-//! start. Each write names both; a write that finds another owner changes nothing and says so.
+//! start. Each write names both; a write that finds another owner changes nothing and says so. A server lives while it holds its
+//! lease: on one machine a kernel lock. Sessions move only away from a server without one, or by its own hand to a server with one.
 
 pub mod password;
 
@@ -44,6 +45,9 @@ pub trait Store: Send + 'static {
 
     /// Looks up what became of a session, open or not, whosever it is.
     fn session(&mut self, uuid: SessionId) -> Result<Option<Found>, StoreError>;
+
+    /// Looks up the session that was opened with this token, open or not, whosever it is.
+    fn by_token(&mut self, token: &str) -> Result<Option<Found>, StoreError>;
 }
 
 /// Who writes: a server in one of its lives.
@@ -104,6 +108,10 @@ pub struct SessionRow {
     pub references: u32,
     /// Names its creation, so that repeating it opens no second session.
     pub token: Option<String>,
+    /// OMERO's event type: `User`, or `Internal` for what a service opens for itself.
+    pub event: String,
+    /// The group that was asked for; empty for the user's own.
+    pub group: String,
 }
 
 /// A session as [`Store::session`] finds it.
@@ -128,6 +136,18 @@ pub enum Reason {
     Idle,
     /// It lived for as long as it may.
     Lived,
+    /// The deadline of a drain came.
+    Drained,
+}
+
+impl Write {
+    /// Opens a session of a user who may have any number of them.
+    pub fn open(row: SessionRow) -> Self {
+        Self::Open {
+            row,
+            max_user: None,
+        }
+    }
 }
 
 impl Reason {
@@ -138,6 +158,7 @@ impl Reason {
             Self::Left => "left",
             Self::Idle => "idle",
             Self::Lived => "live",
+            Self::Drained => "drained",
         }
     }
 
@@ -147,6 +168,7 @@ impl Reason {
             "left" => Self::Left,
             "idle" => Self::Idle,
             "live" => Self::Lived,
+            "drained" => Self::Drained,
             _ => Self::Closed,
         }
     }
@@ -155,8 +177,38 @@ impl Reason {
 /// One change of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
-    /// Opens a session: [`Outcome::Done`], [`Outcome::TokenUsed`] or [`Outcome::Superseded`].
-    Open(SessionRow),
+    /// Opens a session: [`Outcome::Done`], [`Outcome::TokenUsed`], [`Outcome::UserFull`] or [`Outcome::Superseded`].
+    Open {
+        /// The session.
+        row: SessionRow,
+        /// The most sessions that its user may have open, on all servers together; internal ones do not count.
+        max_user: Option<u64>,
+    },
+    /// Makes an open session of another server one's own, if that server does not live: [`Outcome::Taken`], [`Outcome::Held`] or
+    /// [`Outcome::Lost`]. One's own is [`Outcome::Taken`] too: it was given by another.
+    Take {
+        /// The session.
+        uuid: SessionId,
+    },
+    /// Hands one's own session to a server that lives: [`Outcome::Done`], [`Outcome::NoHolder`] or [`Outcome::Lost`].
+    Give {
+        /// The session.
+        uuid: SessionId,
+        /// The server that gets it.
+        to: String,
+        /// The last access, milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// Lets a session live for at most `live_ms` from `at_ms` on, never for longer than it may: [`Outcome::TimeToLive`] or
+    /// [`Outcome::Lost`].
+    Shorten {
+        /// The session.
+        uuid: SessionId,
+        /// When, milliseconds since 1970.
+        at_ms: u64,
+        /// What is left of its life at most, in milliseconds.
+        live_ms: u64,
+    },
     /// Adds a reference: [`Outcome::References`] or [`Outcome::Lost`].
     Join {
         /// The session.
@@ -227,6 +279,32 @@ pub enum Outcome {
     Lost,
     /// The token has been used: for this session.
     TokenUsed(Box<Found>),
+    /// The user has as many sessions as it may have: so many, and the next of them may end at this time, milliseconds since 1970,
+    /// if nobody uses it.
+    UserFull {
+        /// How many are open.
+        open: u64,
+        /// When the next may end; `None` if none has an end.
+        next_end_ms: Option<u64>,
+    },
+    /// The session is one's own now.
+    Taken {
+        /// The server that owned it; oneself if it was given.
+        from: String,
+        /// The session.
+        row: Box<SessionRow>,
+    },
+    /// The session's server lives and keeps it.
+    Held {
+        /// The server.
+        server: String,
+        /// The session.
+        row: Box<SessionRow>,
+    },
+    /// The server that was to get the session does not live.
+    NoHolder,
+    /// The life limit that the session has now, in milliseconds.
+    TimeToLive(u64),
     /// A later life of the server has taken over; this one may not write any more.
     Superseded,
     /// There is a user of that name.

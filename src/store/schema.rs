@@ -6,7 +6,8 @@ use rusqlite::{Connection, TransactionBehavior};
 pub(super) const APPLICATION: i64 = 0x4f4d_6772;
 
 /// Each entry brings the schema from the version of its index to the next; released ones never change.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE user (
         id      INTEGER PRIMARY KEY,
         name    TEXT NOT NULL UNIQUE,
@@ -41,7 +42,13 @@ const MIGRATIONS: [&str; 1] = ["
     CREATE INDEX session_open ON session (server) WHERE closed_ms IS NULL;
     CREATE INDEX session_closed ON session (closed_ms) WHERE closed_ms IS NOT NULL;
     CREATE UNIQUE INDEX session_token ON session (token) WHERE token IS NOT NULL;
-"];
+",
+    "
+    ALTER TABLE session ADD COLUMN event TEXT NOT NULL DEFAULT 'User';
+    ALTER TABLE session ADD COLUMN grp TEXT NOT NULL DEFAULT '';
+    CREATE INDEX session_user ON session (user_id) WHERE closed_ms IS NULL;
+",
+];
 
 /// The schema version of this release (SQLite's `user_version`).
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;

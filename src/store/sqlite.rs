@@ -31,17 +31,25 @@ const MIN_LENGTH: u64 = 512;
 /// How long rows of ended sessions are kept, so that a late client learns why.
 const KEEP_CLOSED_MS: u64 = 30 * 24 * 3600 * 1000;
 
+/// A server that is away does not let its sessions age; one that has been away for this much longer than they may be idle is not
+/// coming back for them.
+const LONG_AGO_MS: u64 = 24 * 3600 * 1000;
+
 /// How many rows of ended sessions are removed at most by one start.
 const PURGE: i64 = 10_000;
 
 /// The columns of [`SessionRow`], read by [`session_row`].
-const COLUMNS: &str = "s.uuid, s.user_id, u.name, s.agent, s.ip, s.started_ms, s.last_access_ms, s.tti_ms, s.ttl_ms, s.refs, s.token";
+const COLUMNS: &str = "s.uuid, s.user_id, u.name, s.agent, s.ip, s.started_ms, s.last_access_ms, s.tti_ms, s.ttl_ms, s.refs, s.token, s.event, s.grp";
 
 /// The embedded store.
 pub struct Sqlite {
     connection: Connection,
     path: PathBuf,
+    leases: Leases,
 }
+
+/// Tells whether a server holds its lease.
+type Leases = Box<dyn Fn(&str) -> bool + Send>;
 
 impl Sqlite {
     /// Opens a store that exists. A damaged, foreign or newer file is refused and left byte for byte as it is.
@@ -107,7 +115,18 @@ impl Sqlite {
         Ok(Self {
             connection,
             path: path.to_owned(),
+            leases: Box::new(|_| true),
         })
+    }
+
+    /// Says how to find out whether a server holds its lease. Until then every server counts as living, so that nothing is taken.
+    ///
+    /// A server takes its lease before it adopts its sessions. So what is said within a transaction holds to its end: whoever takes a
+    /// lease meanwhile adopts after it.
+    #[must_use]
+    pub fn with_leases(mut self, held: impl Fn(&str) -> bool + Send + 'static) -> Self {
+        self.leases = Box::new(held);
+        self
     }
 
     /// Adds user `root`, an administrator, if there is no user at all. `prepare` makes the hash, after whatever has to be durable first.
@@ -151,6 +170,7 @@ impl Store for Sqlite {
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(fail)?;
         let adopted = adopt(&transaction, server, process, now_ms()).map_err(fail)?;
+        sweep(&transaction, server, &self.leases, now_ms()).map_err(fail)?;
         transaction.commit().map_err(fail)?;
         Ok(adopted)
     }
@@ -164,7 +184,7 @@ impl Store for Sqlite {
             .map_err(fail)?;
         let mut outcomes = Vec::with_capacity(writes.len());
         for write in writes {
-            outcomes.push(apply(&transaction, owner, write).map_err(fail)?);
+            outcomes.push(apply(&transaction, owner, write, &self.leases).map_err(fail)?);
         }
         transaction.commit().map_err(fail)?;
         Ok(outcomes)
@@ -186,6 +206,11 @@ impl Store for Sqlite {
 
     fn session(&mut self, uuid: SessionId) -> Result<Option<Found>, StoreError> {
         find(&self.connection, "s.uuid", &uuid.reveal())
+            .map_err(|source| StoreError::of("look up a session", &self.path, source))
+    }
+
+    fn by_token(&mut self, token: &str) -> Result<Option<Found>, StoreError> {
+        find(&self.connection, "s.token", token)
             .map_err(|source| StoreError::of("look up a session", &self.path, source))
     }
 }
@@ -301,7 +326,36 @@ fn adopt(
     })
 }
 
-fn apply(transaction: &Transaction<'_>, owner: &Owner, write: &Write) -> rusqlite::Result<Outcome> {
+/// Ends sessions of servers that do not live and whose time was over long ago: nobody else does.
+fn sweep(
+    transaction: &Transaction<'_>,
+    server: &str,
+    leases: &Leases,
+    now_ms: u64,
+) -> rusqlite::Result<()> {
+    let others: Vec<String> = transaction
+        .prepare("SELECT DISTINCT server FROM session WHERE closed_ms IS NULL AND server <> ?1")?
+        .query_map([server], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    for other in others.iter().filter(|other| !leases(other)) {
+        transaction.execute(
+            "UPDATE session SET closed_ms = ?2,
+                 reason = CASE WHEN ttl_ms > 0 AND started_ms + ttl_ms < ?2 THEN 'live' ELSE 'idle' END
+             WHERE uuid IN (SELECT uuid FROM session WHERE server = ?1 AND closed_ms IS NULL
+                 AND ((ttl_ms > 0 AND started_ms + ttl_ms < ?2) OR (tti_ms > 0 AND last_access_ms + tti_ms + ?3 < ?2))
+                 LIMIT ?4)",
+            params![other, int(now_ms), int(LONG_AGO_MS), PURGE],
+        )?;
+    }
+    Ok(())
+}
+
+fn apply(
+    transaction: &Transaction<'_>,
+    owner: &Owner,
+    write: &Write,
+    leases: &Leases,
+) -> rusqlite::Result<Outcome> {
     const MINE: &str = "uuid = ?1 AND server = ?2 AND epoch = ?3 AND closed_ms IS NULL";
     let Owner { server, epoch } = owner;
     let done = |changed: usize, otherwise: Outcome| {
@@ -312,7 +366,45 @@ fn apply(transaction: &Transaction<'_>, owner: &Owner, write: &Write) -> rusqlit
         }
     };
     match write {
-        Write::Open(row) => open_session(transaction, owner, row),
+        Write::Open { row, max_user } => open_session(transaction, owner, row, *max_user),
+        Write::Take { uuid } => take(transaction, owner, *uuid, leases),
+        Write::Give { uuid, to, at_ms } => {
+            if !leases(to) {
+                return Ok(Outcome::NoHolder);
+            }
+            let changed = transaction
+                .prepare_cached(&format!(
+                    "UPDATE session SET server = ?4, epoch = (SELECT epoch FROM server WHERE id = ?4),
+                        last_access_ms = max(last_access_ms, ?5)
+                     WHERE {MINE} AND EXISTS (SELECT 1 FROM server WHERE id = ?4)"
+                ))?
+                .execute(params![uuid.reveal(), server, epoch, to, int(*at_ms)])?;
+            Ok(done(changed, Outcome::Lost))
+        }
+        Write::Shorten {
+            uuid,
+            at_ms,
+            live_ms,
+        } => {
+            // 0 stands for no limit.
+            let ttl = transaction
+                .prepare_cached(&format!(
+                    "UPDATE session SET ttl_ms = CASE WHEN ttl_ms = 0 THEN max(?4 - started_ms, 1)
+                        ELSE max(min(ttl_ms, ?4 - started_ms), 1) END
+                     WHERE {MINE} RETURNING ttl_ms"
+                ))?
+                .query_row(
+                    params![
+                        uuid.reveal(),
+                        server,
+                        epoch,
+                        int(at_ms.saturating_add(*live_ms))
+                    ],
+                    |row| row.get(0).map(unsigned),
+                )
+                .optional()?;
+            Ok(ttl.map_or(Outcome::Lost, Outcome::TimeToLive))
+        }
         Write::Join { uuid, at_ms } => {
             let left = transaction
                 .prepare_cached(&format!(
@@ -402,16 +494,33 @@ fn open_session(
     transaction: &Transaction<'_>,
     owner: &Owner,
     row: &SessionRow,
+    max_user: Option<u64>,
 ) -> rusqlite::Result<Outcome> {
     if let Some(token) = &row.token
         && let Some(found) = find(transaction, "s.token", token)?
     {
         return Ok(Outcome::TokenUsed(Box::new(found)));
     }
+    if let Some(max) = max_user {
+        let (open, next_end): (i64, Option<i64>) = transaction
+            .prepare_cached(
+                "SELECT count(*), min(min(
+                     CASE WHEN tti_ms > 0 THEN last_access_ms + tti_ms ELSE 9223372036854775807 END,
+                     CASE WHEN ttl_ms > 0 THEN started_ms + ttl_ms ELSE 9223372036854775807 END))
+                 FROM session WHERE user_id = ?1 AND closed_ms IS NULL AND event <> 'Internal'",
+            )?
+            .query_row([int(row.user_id)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        if unsigned(open) >= max {
+            return Ok(Outcome::UserFull {
+                open: unsigned(open),
+                next_end_ms: next_end.filter(|end| *end < i64::MAX).map(unsigned),
+            });
+        }
+    }
     let changed = transaction
         .prepare_cached(
-            "INSERT INTO session (uuid, user_id, server, epoch, agent, ip, started_ms, last_access_ms, tti_ms, ttl_ms, refs, token)
-             SELECT ?1, ?2, id, epoch, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12 FROM server WHERE id = ?3 AND epoch = ?4",
+            "INSERT INTO session (uuid, user_id, server, epoch, agent, ip, started_ms, last_access_ms, tti_ms, ttl_ms, refs, token, event, grp)
+             SELECT ?1, ?2, id, epoch, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14 FROM server WHERE id = ?3 AND epoch = ?4",
         )?
         .execute(params![
             row.uuid.reveal(),
@@ -426,11 +535,47 @@ fn open_session(
             int(row.time_to_live_ms),
             row.references,
             row.token,
+            row.event,
+            row.group,
         ])?;
     Ok(if changed == 0 {
         Outcome::Superseded
     } else {
         Outcome::Done
+    })
+}
+
+/// Makes an open session of a server that does not live one's own.
+fn take(
+    transaction: &Transaction<'_>,
+    owner: &Owner,
+    uuid: SessionId,
+    leases: &Leases,
+) -> rusqlite::Result<Outcome> {
+    let Some(found) = find(transaction, "s.uuid", &uuid.reveal())?.filter(|f| f.ended.is_none())
+    else {
+        return Ok(Outcome::Lost);
+    };
+    let Found { row, server, .. } = found;
+    if server != owner.server && leases(&server) {
+        return Ok(Outcome::Held {
+            server,
+            row: Box::new(row),
+        });
+    }
+    let changed = transaction
+        .prepare_cached(
+            "UPDATE session SET server = ?2, epoch = ?3 WHERE uuid = ?1
+             AND EXISTS (SELECT 1 FROM server WHERE id = ?2 AND epoch = ?3)",
+        )?
+        .execute(params![uuid.reveal(), owner.server, owner.epoch])?;
+    Ok(if changed == 0 {
+        Outcome::Superseded
+    } else {
+        Outcome::Taken {
+            from: server,
+            row: Box::new(row),
+        }
     })
 }
 
@@ -440,11 +585,11 @@ fn find(connection: &Connection, column: &str, key: &str) -> rusqlite::Result<Op
             "SELECT {COLUMNS}, s.server, s.closed_ms, s.reason FROM session s JOIN user u ON u.id = s.user_id WHERE {column} = ?1"
         ))?
         .query_row([key], |row| {
-            let closed: Option<i64> = row.get(12)?;
-            let reason: Option<String> = row.get(13)?;
+            let closed: Option<i64> = row.get(14)?;
+            let reason: Option<String> = row.get(15)?;
             Ok(Found {
                 row: session_row(row)?,
-                server: row.get(11)?,
+                server: row.get(13)?,
                 ended: closed.map(|_| Reason::parse(reason.as_deref().unwrap_or_default())),
             })
         })
@@ -481,6 +626,8 @@ fn session_row(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
         time_to_live_ms: unsigned(row.get(8)?),
         references: row.get(9)?,
         token: row.get(10)?,
+        event: row.get(11)?,
+        group: row.get(12)?,
     })
 }
 

@@ -20,6 +20,8 @@ fn session(token: Option<&str>) -> SessionRow {
         time_to_live_ms: 0,
         references: 1,
         token: token.map(str::to_owned),
+        event: "User".to_owned(),
+        group: String::new(),
     }
 }
 
@@ -36,7 +38,7 @@ fn sessions_are_there_for_the_next_life_of_their_server_only() {
         let first = store.adopt("Blitz-0", "a").unwrap();
         assert_eq!(first.sessions, []);
         assert_eq!(
-            one(&mut store, &first.owner, Write::Open(row.clone())),
+            one(&mut store, &first.owner, Write::open(row.clone())),
             Outcome::Done
         );
         assert_eq!(
@@ -64,12 +66,12 @@ fn an_older_life_may_not_write() {
     let mut store = made(temp.path());
     let old = store.adopt("Blitz-0", "a").unwrap().owner;
     let row = session(None);
-    one(&mut store, &old, Write::Open(row.clone()));
+    one(&mut store, &old, Write::open(row.clone()));
     let new = store.adopt("Blitz-0", "b").unwrap().owner;
     let uuid = row.uuid;
     let reason = Reason::Closed;
     for (write, outcome) in [
-        (Write::Open(session(None)), Outcome::Superseded),
+        (Write::open(session(None)), Outcome::Superseded),
         (Write::Join { uuid, at_ms: 2 }, Outcome::Lost),
         (Write::Leave { uuid, at_ms: 2 }, Outcome::Lost),
         (
@@ -104,7 +106,7 @@ fn the_last_who_leaves_closes() {
         .write(
             &owner,
             &[
-                Write::Open(row),
+                Write::open(row),
                 Write::Join { uuid, at_ms: 2000 },
                 Write::Leave { uuid, at_ms: 3000 },
                 Write::Leave { uuid, at_ms: 4000 },
@@ -141,9 +143,9 @@ fn a_token_opens_one_session_and_does_not_hinder_the_rest_of_the_batch() {
         .write(
             &owner,
             &[
-                Write::Open(first.clone()),
-                Write::Open(again),
-                Write::Open(other),
+                Write::open(first.clone()),
+                Write::open(again),
+                Write::open(other),
             ],
         )
         .unwrap();
@@ -208,7 +210,7 @@ fn refuses_a_damaged_store_and_keeps_it() {
     {
         let mut store = made(temp.path());
         let owner = store.adopt("Blitz-0", "a").unwrap().owner;
-        let rows: Vec<Write> = (0..500).map(|_| Write::Open(session(None))).collect();
+        let rows: Vec<Write> = (0..500).map(|_| Write::open(session(None))).collect();
         store.write(&owner, &rows).unwrap();
     }
     let mut bytes = fs::read(&path).unwrap();
@@ -269,7 +271,7 @@ fn a_full_file_system_refuses_the_batch_and_nothing_else() {
             .unwrap();
     };
     limit(&store, pages);
-    let many: Vec<Write> = (0..1000).map(|_| Write::Open(session(None))).collect();
+    let many: Vec<Write> = (0..1000).map(|_| Write::open(session(None))).collect();
     let error = store.write(&owner, &many).unwrap_err();
     assert!(matches!(error, StoreError::Full { .. }), "{error}");
     limit(&store, 1_000_000);
@@ -294,7 +296,7 @@ fn several_busy_servers_all_get_their_turn() {
                 let mut longest = Duration::ZERO;
                 for _ in 0..200 {
                     let start = std::time::Instant::now();
-                    one(&mut store, &owner, Write::Open(session(None)));
+                    one(&mut store, &owner, Write::open(session(None)));
                     longest = longest.max(start.elapsed());
                 }
                 longest
@@ -325,7 +327,7 @@ async fn everybody_who_waits_is_answered_by_what_was_asked() {
         tasks.spawn(async move {
             let row = session(None);
             let uuid = row.uuid;
-            let mut writes = vec![Write::Open(row)];
+            let mut writes = vec![Write::open(row)];
             writes.extend((0..n % 3).map(|_| Write::Join { uuid, at_ms: 2 }));
             let outcomes = handle.write(writes).await.unwrap();
             let expected: Vec<Outcome> = std::iter::once(Outcome::Done)

@@ -40,6 +40,7 @@ enum Read {
     User(String, Answer<Option<UserRow>>),
     Users(Answer<Vec<UserRow>>),
     Session(SessionId, Answer<Option<Found>>),
+    Token(String, Answer<Option<Found>>),
 }
 
 /// Reaches the thread that owns a store; cheap to clone. The thread ends when the last clone is dropped, or by [`Self::close`].
@@ -78,6 +79,12 @@ impl StoreHandle {
     /// Looks up what became of a session. Cancel safe.
     pub async fn session(&self, uuid: SessionId) -> Result<Option<Found>, CallError> {
         self.call(|answer| Job::Read(Read::Session(uuid, answer)))
+            .await
+    }
+
+    /// Looks up the session that was opened with this token. Cancel safe.
+    pub async fn by_token(&self, token: &str) -> Result<Option<Found>, CallError> {
+        self.call(|answer| Job::Read(Read::Token(token.to_owned(), answer)))
             .await
     }
 
@@ -131,6 +138,9 @@ fn work(mut store: impl Store, owner: &Owner, mut jobs: mpsc::Receiver<Job>) {
                 Read::Users(answer) => drop(answer.send(store.users().map_err(failed))),
                 Read::Session(uuid, answer) => {
                     drop(answer.send(store.session(uuid).map_err(failed)));
+                }
+                Read::Token(token, answer) => {
+                    drop(answer.send(store.by_token(&token).map_err(failed)));
                 }
             }
         }

@@ -110,6 +110,18 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
+/// Says a moment, milliseconds since 1970, for people: the local time, with the date if it is not today.
+pub fn local_time(ms: u64) -> String {
+    let seconds = i64::try_from(ms / 1000).unwrap_or(i64::MAX);
+    let Ok(at) = jiff::Timestamp::from_second(seconds) else {
+        return format!("{ms} ms after 1970");
+    };
+    let at = at.to_zoned_datetime(jiff::tz::TimeZone::system());
+    let today = at.date() == jiff::ZonedDateTime::now().date();
+    let shape = if today { "%H:%M:%S" } else { "%Y-%m-%d %H:%M" };
+    at.strftime(shape).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -54,6 +54,8 @@ pub enum Request {
     List {
         after: Option<SessionId>,
         limit: u32,
+        #[serde(default)]
+        filter: Filter,
     },
     /// One page of the ids of open sessions, in order, beginning after `after`: [`Reply::Ids`].
     Ids {
@@ -75,6 +77,28 @@ pub enum Request {
     },
     /// Lists the users: [`Reply::Users`].
     Users { authority: Authority },
+    /// Says who owns a session, from the store: [`Reply::Found`]. Refused if it has ended, with the reason.
+    Find { session: SessionId },
+    /// Takes over an open session whose owner does not live, or that was given to this Blitz: [`Reply::Session`], or
+    /// [`Reply::Elsewhere`] if its owner lives.
+    Adopt { session: SessionId },
+    /// Hands a session to another Blitz, which has to adopt it: [`Reply::Done`].
+    Give { session: SessionId, to: String },
+    /// Takes no new sessions, or takes them again: [`Reply::Status`]. What was being opened counts in it.
+    Drain { draining: bool },
+    /// What there is to wait for: [`Reply::Outlook`].
+    Outlook,
+    /// Closes user sessions because the deadline of a drain has come, at most `limit`, those idle for the longest first:
+    /// [`Reply::Sessions`].
+    CloseSome { limit: u32 },
+    /// Lets every user session live for at most `live_ms` from now on: [`Reply::Done`].
+    Shorten { live_ms: u64 },
+    /// Closes sessions of a user, at most `limit`: [`Reply::Sessions`].
+    CloseUser {
+        user: String,
+        limit: u32,
+        authority: Authority,
+    },
 }
 
 /// A session to be closed.
@@ -110,6 +134,44 @@ pub struct Create {
     /// Names this creation, so that repeating it opens no second session.
     #[serde(default)]
     pub token: Option<String>,
+    /// The group to work in; empty for the user's own. Recorded.
+    #[serde(default)]
+    pub group: String,
+    /// OMERO's event type; empty for `User`. `Internal` is what a service opens for itself.
+    #[serde(default)]
+    pub event: String,
+}
+
+/// Which sessions are meant; every one by default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filter {
+    /// Of this user only.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Idle for at least so many milliseconds.
+    #[serde(default)]
+    pub idle_ms: u64,
+}
+
+/// What a drain has to wait for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outlook {
+    /// Sessions of users.
+    pub sessions: u64,
+    /// Sessions that services opened for themselves; nobody waits for these.
+    pub internal: u64,
+    /// User sessions that were used in the last minute.
+    pub used_last_minute: u64,
+    /// User sessions that may go on for ever: they have no life limit.
+    pub endless: u64,
+    /// The longest that a user session has been idle, in milliseconds.
+    pub longest_idle_ms: u64,
+    /// When the first user session may end, milliseconds since 1970, if nobody uses it.
+    pub next_end_ms: Option<u64>,
+    /// When the last user session ends, milliseconds since 1970, if nobody uses them; `None` if one has no limit at all.
+    pub end_if_unused_ms: Option<u64>,
+    /// When the last user session ends at the latest, milliseconds since 1970; `None` if one may go on for ever.
+    pub last_end_ms: Option<u64>,
 }
 
 /// What a Blitz answers.
@@ -137,6 +199,16 @@ pub enum Reply {
         users: Vec<User>,
     },
     Done,
+    Found {
+        session: Session,
+        server: String,
+    },
+    /// The session is another server's, which lives.
+    Elsewhere {
+        session: Session,
+        server: String,
+    },
+    Outlook(Outlook),
 }
 
 /// How a Blitz is.
@@ -146,6 +218,9 @@ pub struct Status {
     pub uuid: String,
     /// Open sessions.
     pub sessions: u64,
+    /// Of these, those that services opened for themselves.
+    #[serde(default)]
+    pub internal: u64,
     /// Whether it takes new ones.
     pub accepting: Accepting,
     /// Which resources it only reads.
@@ -197,6 +272,12 @@ pub struct Session {
     pub time_to_live_ms: u64,
     /// How often it was opened or joined, less how often it was left.
     pub references: u32,
+    /// The group that was asked for; empty for the user's own.
+    #[serde(default)]
+    pub group: String,
+    /// Whether a service opened it for itself.
+    #[serde(default)]
+    pub internal: bool,
 }
 
 /// A user of the embedded store.
