@@ -270,6 +270,8 @@ fn sessions() {
                 time_to_idle_ms: None,
                 time_to_live_ms: None,
                 token: None,
+                group: String::new(),
+                event: String::new(),
             },
             via: None,
         };

@@ -194,7 +194,10 @@ impl Blitz {
     /// Says why a session is not here.
     pub(super) async fn missing(&self, uuid: SessionId) -> Refusal {
         match self.store.session(uuid).await {
-            Ok(None) => Refusal::new(RefusalKind::NotFound, format!("no such session ({uuid})")),
+            Ok(None) => Refusal::new(
+                RefusalKind::NotFound,
+                format!("there is no open session {uuid}"),
+            ),
             Ok(Some(found)) => match found.ended {
                 Some(reason) => {
                     let limit = match reason {

@@ -179,7 +179,10 @@ async fn a_session_is_opened_joined_kept_alive_left_and_closed() {
     assert!(again.message.contains("has been closed"), "{again}");
     let never = SessionId::random();
     let unknown = refusal(&client, Request::KeepAlive { session: never }).await;
-    assert!(unknown.message.contains("no such session"), "{unknown}");
+    assert!(
+        unknown.message.contains("there is no open session"),
+        "{unknown}"
+    );
     assert_eq!(ids(&client).await, []);
     blitz.stop().await;
 }

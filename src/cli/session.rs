@@ -1,4 +1,4 @@
-//! `omero-grid session create|join|list|close`.
+//! `omero-grid session create|join|list|close|move`.
 
 use std::io::Write as _;
 
@@ -9,7 +9,7 @@ use super::context::{Context, Grid, strange};
 use super::failure::Failure;
 use super::secret::{PasswordArgs, SessionArgs, session_id};
 use super::status::{length, plain_table};
-use crate::ipc::message::blitz::{Create, Target};
+use crate::ipc::message::blitz::{Create, Filter, Target};
 use crate::ipc::message::client::{Placed, Reply, Request};
 use crate::model::{ServerId, SessionId};
 
@@ -46,14 +46,39 @@ enum Command {
         /// Show whole UUIDs, which work as passwords
         #[arg(long)]
         reveal: bool,
+        /// Only those on this Blitz
+        #[arg(long, value_name = "ID")]
+        server: Option<ServerId>,
+        /// Only those of this user
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
+        /// Only those not used for so many seconds
+        #[arg(long, value_name = "SECS", default_value_t = 0)]
+        idle: u64,
     },
-    /// End a session, whoever is still joined to it
+    /// End a session, whoever is still joined to it, or all sessions of a user
+    #[command(group = clap::ArgGroup::new("which").required(true))]
     Close {
+        /// The session's UUID, or the id that `session list` shows
+        #[arg(value_name = "UUID|ID", group = "which")]
+        session_or_prefix: Option<String>,
+        /// Close all sessions of this user
+        #[arg(long, value_name = "NAME", group = "which")]
+        user: Option<String>,
+        #[command(flatten)]
+        session: SessionArgs,
+    },
+    /// Move a session to another Blitz; whoever uses it goes on with the same UUID
+    Move {
         /// The session's UUID, or the id that `session list` shows
         #[arg(value_name = "UUID|ID")]
         session_or_prefix: String,
-        #[command(flatten)]
-        session: SessionArgs,
+        /// The Blitz that gets it
+        #[arg(value_name = "BLITZ")]
+        to: ServerId,
+        /// Also to a Blitz that takes no new sessions
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -92,19 +117,48 @@ pub(crate) async fn run(context: &Context, args: SessionCommand) -> Result<(), F
                 "was joined",
             )
         }
-        Command::List { reveal } => list(context, &grid, reveal).await,
+        Command::List {
+            reveal,
+            server,
+            user,
+            idle,
+        } => {
+            let filter = Filter {
+                user,
+                idle_ms: idle.saturating_mul(1000),
+            };
+            list(context, &grid, reveal, server, filter).await
+        }
+        Command::Move {
+            session_or_prefix,
+            to,
+            force,
+        } => {
+            let target = target(session_or_prefix);
+            let request = Request::MoveSession { target, to, force };
+            let Reply::Placed(placed) = grid.call(request).await? else {
+                return Err(strange());
+            };
+            if context.is_json() {
+                return context.json(&document(&placed, false));
+            }
+            context.say(format!(
+                "session {} of {} is on {} now",
+                placed.session.uuid, placed.session.user, placed.server
+            ))
+        }
+        Command::Close {
+            user: Some(user),
+            session,
+            ..
+        } => close_user(context, &grid, &user, &session).await,
         Command::Close {
             session_or_prefix,
             session,
+            user: None,
         } => {
-            let target = match SessionId::parse(&session_or_prefix) {
-                Some(session) => Target::Uuid { session },
-                None => Target::Prefix {
-                    prefix: session_or_prefix,
-                },
-            };
             let request = Request::CloseSession {
-                target,
+                target: target(session_or_prefix.unwrap_or_default()),
                 authority: session.authority()?,
             };
             let Reply::Closed {
@@ -156,7 +210,62 @@ fn placed(context: &Context, reply: Reply, what: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn list(context: &Context, grid: &Grid, reveal: bool) -> Result<(), Failure> {
+fn target(session_or_prefix: String) -> Target {
+    match SessionId::parse(&session_or_prefix) {
+        Some(session) => Target::Uuid { session },
+        None => Target::Prefix {
+            prefix: session_or_prefix,
+        },
+    }
+}
+
+async fn close_user(
+    context: &Context,
+    grid: &Grid,
+    user: &str,
+    session: &SessionArgs,
+) -> Result<(), Failure> {
+    let authority = session.authority()?;
+    let mut closed = Vec::new();
+    loop {
+        let request = Request::CloseUser {
+            user: user.to_owned(),
+            authority,
+        };
+        let Reply::ClosedSome { sessions, more } = grid.call(request).await? else {
+            return Err(strange());
+        };
+        let none = sessions.is_empty();
+        closed.extend(sessions);
+        // A page of nothing would be asked for again for ever.
+        if !more || none {
+            break;
+        }
+    }
+    if context.is_json() {
+        let documents: Vec<_> = closed.iter().map(|p| document(p, false)).collect();
+        return context.json(&documents);
+    }
+    for placed in &closed {
+        context.say(format!(
+            "closed session {} on {}",
+            placed.session.uuid, placed.server
+        ))?;
+    }
+    context.say(match closed.len() {
+        0 => format!("user {user} has no open sessions"),
+        1 => format!("closed 1 session of {user}"),
+        n => format!("closed {n} sessions of {user}"),
+    })
+}
+
+async fn list(
+    context: &Context,
+    grid: &Grid,
+    reveal: bool,
+    server: Option<ServerId>,
+    filter: Filter,
+) -> Result<(), Failure> {
     let mut all = Vec::new();
     let mut cursor = None;
     loop {
@@ -164,6 +273,8 @@ async fn list(context: &Context, grid: &Grid, reveal: bool) -> Result<(), Failur
             .call(Request::ListSessions {
                 cursor,
                 limit: PAGE,
+                server: server.clone(),
+                filter: filter.clone(),
             })
             .await?
         else {
@@ -232,6 +343,8 @@ fn document(placed: &Placed, reveal: bool) -> Value {
         "time_to_idle_ms": session.time_to_idle_ms,
         "time_to_live_ms": session.time_to_live_ms,
         "references": session.references,
+        "group": session.group,
+        "internal": session.internal,
     });
     if reveal {
         document["uuid"] = json!(session.uuid.reveal());

@@ -1,7 +1,9 @@
 //! What a site configured: where its files are, and what its configuration store says.
 
+mod keys;
 mod paths;
 mod profile;
 
+pub use keys::is_live;
 pub use paths::Paths;
 pub use profile::{ProfileError, active_profile};

@@ -81,6 +81,29 @@ pub(crate) struct Drain {
     pub(crate) until_ms: Option<u64>,
     /// What follows when the last session has ended.
     pub(crate) then: Then,
+    /// It belongs to a stop of the whole grid, which follows when every such Blitz is drained.
+    #[serde(default)]
+    pub(crate) for_stop: bool,
+    /// When it was restarted because it was drained, milliseconds since 1970: it only has to come back.
+    #[serde(default)]
+    pub(crate) restarted_ms: Option<u64>,
+}
+
+/// Blitzes that are drained and restarted one after another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Rollout {
+    /// When it was asked for, milliseconds since 1970.
+    pub(crate) since_ms: u64,
+    /// How long each Blitz may take to lose its sessions, in milliseconds; `None` for any time.
+    pub(crate) deadline_ms: Option<u64>,
+    /// Those whose turn has not come.
+    pub(crate) waiting: Vec<ServerId>,
+    /// The one whose turn it is, and since when, milliseconds since 1970.
+    pub(crate) current: Option<(ServerId, u64)>,
+    /// Those that are back.
+    pub(crate) done: Vec<ServerId>,
+    /// Why it goes no further.
+    pub(crate) failed: Option<String>,
 }
 
 /// One durable change.
@@ -100,6 +123,8 @@ pub(crate) enum Change {
     Drain(ServerId, Option<Drain>),
     /// Where `configRedirector` sends new sessions.
     Redirect(Option<ServerId>),
+    /// Blitzes are restarted one after another, or no longer are.
+    Rollout(Option<Box<Rollout>>),
 }
 
 /// Everything that is wanted.
@@ -114,6 +139,7 @@ pub(crate) struct Desired {
     pub(crate) drains: BTreeMap<ServerId, Drain>,
     /// The one shared redirect of `configRedirector` (DESIGN.md §7).
     pub(crate) redirect: Option<ServerId>,
+    pub(crate) rollout: Option<Rollout>,
     /// Grows with every change and from one master to the next.
     pub(crate) generation: u64,
 }
@@ -139,6 +165,7 @@ impl Desired {
             Change::Held(server, held) => set(&mut self.held, server, held.map(|held| *held)),
             Change::Drain(server, drain) => set(&mut self.drains, server, drain),
             Change::Redirect(redirect) => self.redirect = redirect,
+            Change::Rollout(rollout) => self.rollout = rollout.map(|rollout| *rollout),
         }
     }
 
@@ -233,6 +260,7 @@ impl Desired {
                     descriptor: placed.descriptor.clone(),
                     goal: wish.goal,
                     enabled: wish.enabled,
+                    draining: self.drains.contains_key(id),
                 }
             })
             .collect();

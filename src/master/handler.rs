@@ -1,26 +1,23 @@
-//! Answers the command line: passes commands to the core, sessions and users to the Blitzes.
+//! Answers the command line: passes commands to the core, sessions (`placement`, `sessions`) and users to the Blitzes.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::allocation::Facts;
 use super::core::{Command, wait_for};
+use super::placement::Allocator;
 use super::shared::{NodeHandle, Shared, Snapshot};
-use crate::ipc::message::blitz::{self, Authority, Target};
-use crate::ipc::message::client::{
-    ClientLink, Placed, Reply, Request, ServerAction, SessionCursor,
-};
+use crate::ipc::message::blitz;
+use crate::ipc::message::client::{ClientLink, Reply, Request, ServerAction};
 use crate::ipc::message::node::{self, Action, ServerReport};
 use crate::ipc::{CallError, Handler, Peer, Refusal, RefusalKind};
-use crate::model::{Accepting, Activation, NodeName, ServerId, ServerState, SessionId};
+use crate::model::{NodeName, ServerId};
 use crate::telemetry::chain;
 
 /// The most sessions in one page.
-const PAGE: u32 = 1000;
-
-/// How long a creation waits for a Blitz that is on its way.
-const WAIT_FOR_BLITZ: Duration = Duration::from_secs(20);
+pub(super) const PAGE: u32 = 1000;
 
 /// How long a node may take to hear of a change.
 const WAIT_FOR_NODE: Duration = Duration::from_secs(10);
@@ -29,6 +26,7 @@ const WAIT_FOR_NODE: Duration = Duration::from_secs(10);
 pub(crate) struct ClientHandler {
     pub(crate) shared: Arc<Shared>,
     pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) allocator: Allocator,
 }
 
 impl Handler<ClientLink> for ClientHandler {
@@ -78,9 +76,66 @@ impl Handler<ClientLink> for ClientHandler {
             Request::CreateSession { create, via } => {
                 self.create(create, via).await.map(Reply::Placed)
             }
-            Request::JoinSession { session } => self.join(session).await.map(Reply::Placed),
-            Request::ListSessions { cursor, limit } => self.list(cursor, limit).await,
+            Request::JoinSession { session } => {
+                self.join(session, &blitz::Request::Join { session }).await
+            }
+            Request::KeepAlive { session } => {
+                self.join(session, &blitz::Request::KeepAlive { session })
+                    .await
+            }
+            Request::ListSessions {
+                cursor,
+                limit,
+                server,
+                filter,
+            } => self.list(cursor, limit, server, filter).await,
             Request::CloseSession { target, authority } => self.close(target, authority).await,
+            Request::CloseUser { user, authority } => self.close_user(user, authority).await,
+            Request::MoveSession { target, to, force } => {
+                self.move_session(target, to, force, uid).await
+            }
+            Request::Redirect { change } => {
+                self.command(|answer| Command::Redirect {
+                    change,
+                    uid,
+                    answer,
+                })
+                .await?;
+                Ok(Reply::Accepted)
+            }
+            Request::Drain { drain } => self.drain(drain, uid).await,
+            Request::Undrain { names, node } => {
+                let ids = self
+                    .command(|answer| Command::Undrain {
+                        names,
+                        node,
+                        uid,
+                        answer,
+                    })
+                    .await?;
+                Ok(self.outlooks(ids).await)
+            }
+            Request::Outlook { servers } => Ok(self.outlooks(servers).await),
+            Request::Roll { action } => {
+                self.command(|answer| Command::Roll {
+                    action,
+                    uid,
+                    answer,
+                })
+                .await?;
+                Ok(Reply::Accepted)
+            }
+            Request::Route {
+                user,
+                group,
+                agent,
+                client,
+            } => Ok(self.explain(&Facts {
+                user,
+                group,
+                agent,
+                client,
+            })),
             Request::Blitz { request } => {
                 let server = self.any_blitz()?;
                 self.ask(&server, *request).await.map(|reply| Reply::Blitz {
@@ -97,7 +152,7 @@ impl Handler<ClientLink> for ClientHandler {
 }
 
 impl ClientHandler {
-    async fn command<T>(
+    pub(super) async fn command<T>(
         &self,
         make: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Command,
     ) -> Result<T, Refusal> {
@@ -118,7 +173,9 @@ impl ClientHandler {
             }
             None => None,
         };
-        let Snapshot { revision, status } = snapshot.unwrap_or_else(|| self.shared.now());
+        let Snapshot {
+            revision, status, ..
+        } = snapshot.unwrap_or_else(|| self.shared.now());
         Reply::Status {
             revision,
             status: Box::new((*status).clone()),
@@ -151,7 +208,7 @@ impl ClientHandler {
         }
     }
 
-    async fn server(
+    pub(super) async fn server(
         &self,
         server: ServerId,
         action: ServerAction,
@@ -233,7 +290,7 @@ impl ClientHandler {
     }
 
     /// Passes a request on to a Blitz through its node.
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         server: &ServerId,
         request: blitz::Request,
@@ -259,198 +316,6 @@ impl ClientHandler {
         }
     }
 
-    fn place(&self, server: ServerId, session: blitz::Session) -> Result<Placed, Refusal> {
-        let snapshot = self.shared.now();
-        let node = snapshot
-            .node_of(&server)
-            .cloned()
-            .ok_or_else(|| no_server(&server))?;
-        Ok(Placed {
-            session,
-            server,
-            node,
-        })
-    }
-
-    async fn create(
-        &self,
-        create: blitz::Create,
-        via: Option<ServerId>,
-    ) -> Result<Placed, Refusal> {
-        let server = match via {
-            Some(server) => {
-                let snapshot = self.shared.now();
-                let report = reports(&snapshot)
-                    .find(|report| report.id == server)
-                    .ok_or_else(|| no_server(&server))?;
-                if !report.is_builtin_blitz {
-                    return Err(Refusal::new(
-                        RefusalKind::Refused,
-                        format!("server {server} is no built-in Blitz"),
-                    ));
-                }
-                server
-            }
-            None => self.allocate().await?,
-        };
-        match self.ask(&server, blitz::Request::Create(create)).await? {
-            blitz::Reply::Session(session) => self.place(server, session),
-            _ => Err(strange()),
-        }
-    }
-
-    /// Chooses the accepting Blitz with the fewest sessions; waits for one that is on its way, and starts one that is on demand.
-    async fn allocate(&self) -> Result<ServerId, Refusal> {
-        if let Some(server) = least_loaded(&self.shared.now()) {
-            return Ok(server);
-        }
-        if let Some(server) = self.blitz_on_demand()? {
-            let action = ServerAction::Act {
-                action: Action::Start,
-            };
-            // The allocation is the demand; who asked for it is the grid itself.
-            self.server(
-                server,
-                action,
-                WAIT_FOR_BLITZ.as_millis() as u64,
-                nix::unistd::geteuid().as_raw(),
-            )
-            .await?;
-        }
-        wait_for(&self.shared, WAIT_FOR_BLITZ, |snapshot| {
-            least_loaded(snapshot).is_some()
-        })
-        .await
-        .and_then(|snapshot| least_loaded(&snapshot))
-        .ok_or_else(|| {
-            Refusal::new(
-                RefusalKind::TimedOut,
-                format!("no Blitz accepted a session within {WAIT_FOR_BLITZ:?}"),
-            )
-            .hint("`omero-grid status` says why; then try again")
-        })
-    }
-
-    /// Returns an inactive Blitz that is started on demand, if there is one; refuses if there is no Blitz at all.
-    fn blitz_on_demand(&self) -> Result<Option<ServerId>, Refusal> {
-        let snapshot = self.shared.now();
-        let mut blitzes = reports(&snapshot)
-            .filter(|report| report.is_builtin_blitz)
-            .peekable();
-        if blitzes.peek().is_none() {
-            return Err(Refusal::new(
-                RefusalKind::NotFound,
-                "this grid has no Blitz that holds sessions",
-            )
-            .hint("deploy a descriptor with one; descriptors/default.xml shows how"));
-        }
-        Ok(blitzes
-            .find(|report| on_demand(report))
-            .map(|report| report.id.clone()))
-    }
-
-    fn owner(&self, session: SessionId) -> Result<ServerId, Refusal> {
-        let owner = self.shared.directory().owner(session).cloned();
-        owner.ok_or_else(|| {
-            Refusal::new(
-                RefusalKind::NotFound,
-                format!("there is no open session {session}"),
-            )
-        })
-    }
-
-    async fn join(&self, session: SessionId) -> Result<Placed, Refusal> {
-        let server = self.owner(session)?;
-        match self.ask(&server, blitz::Request::Join { session }).await? {
-            blitz::Reply::Session(session) => self.place(server, session),
-            _ => Err(strange()),
-        }
-    }
-
-    async fn close(&self, target: Target, authority: Authority) -> Result<Reply, Refusal> {
-        let session = match &target {
-            Target::Uuid { session } => *session,
-            Target::Prefix { prefix } => {
-                let found = self.shared.directory().with_prefix(prefix);
-                match found.as_slice() {
-                    [one] => *one,
-                    [] => {
-                        return Err(Refusal::new(
-                            RefusalKind::NotFound,
-                            format!("there is no open session {prefix}…"),
-                        ));
-                    }
-                    _ => {
-                        return Err(Refusal::new(
-                            RefusalKind::Refused,
-                            format!("several sessions begin with {prefix}"),
-                        )
-                        .hint("give more characters"));
-                    }
-                }
-            }
-        };
-        let server = self.owner(session)?;
-        match self
-            .ask(&server, blitz::Request::Close { target, authority })
-            .await?
-        {
-            blitz::Reply::Closed { session, user, .. } => Ok(Reply::Closed {
-                session,
-                server,
-                user,
-            }),
-            _ => Err(strange()),
-        }
-    }
-
-    async fn list(&self, cursor: Option<SessionCursor>, limit: u32) -> Result<Reply, Refusal> {
-        let snapshot = self.shared.now();
-        let blitzes: Vec<_> = reports(&snapshot)
-            .filter(|report| report.blitz.is_some())
-            .map(|r| r.id.clone())
-            .collect();
-        let (server, after) = match cursor {
-            Some(SessionCursor { server, after }) => (Some(server), after),
-            None => (blitzes.first().cloned(), None),
-        };
-        let Some(server) = server else {
-            return Ok(Reply::Sessions {
-                sessions: Vec::new(),
-                next: None,
-            });
-        };
-        let request = blitz::Request::List {
-            after,
-            limit: limit.clamp(1, PAGE),
-            filter: blitz::Filter::default(),
-        };
-        let blitz::Reply::Sessions { sessions, more } = self.ask(&server, request).await? else {
-            return Err(strange());
-        };
-        let next = match sessions.last() {
-            Some(last) if more => Some(SessionCursor {
-                server: server.clone(),
-                after: Some(last.uuid),
-            }),
-            _ => {
-                let next = blitzes.iter().skip_while(|id| **id != server).nth(1);
-                next.map(|server| SessionCursor {
-                    server: server.clone(),
-                    after: None,
-                })
-            }
-        };
-        let placed: Result<_, _> = sessions
-            .into_iter()
-            .map(|session| self.place(server.clone(), session))
-            .collect();
-        Ok(Reply::Sessions {
-            sessions: placed?,
-            next,
-        })
-    }
-
     /// Returns a Blitz that can work on users.
     fn any_blitz(&self) -> Result<ServerId, Refusal> {
         let snapshot = self.shared.now();
@@ -465,27 +330,11 @@ impl ClientHandler {
     }
 }
 
-fn reports(snapshot: &Snapshot) -> impl Iterator<Item = &ServerReport> {
+pub(super) fn reports(snapshot: &Snapshot) -> impl Iterator<Item = &ServerReport> {
     snapshot.status.nodes.iter().flat_map(|node| &node.servers)
 }
 
-/// Returns whether a server waits for somebody to need it.
-fn on_demand(report: &ServerReport) -> bool {
-    report.activation == Activation::OnDemand
-        && report.enabled
-        && report.state == ServerState::Inactive
-}
-
-fn least_loaded(snapshot: &Snapshot) -> Option<ServerId> {
-    let accepting =
-        reports(snapshot).filter_map(|report| Some((report.blitz.as_ref()?, &report.id)));
-    let accepting = accepting.filter(|(blitz, _)| blitz.accepting == Accepting::Yes);
-    accepting
-        .min_by_key(|(blitz, _)| blitz.sessions)
-        .map(|(_, id)| id.clone())
-}
-
-fn no_server(server: &ServerId) -> Refusal {
+pub(super) fn no_server(server: &ServerId) -> Refusal {
     Refusal::new(
         RefusalKind::NotFound,
         format!("there is no server '{server}'"),
@@ -493,7 +342,7 @@ fn no_server(server: &ServerId) -> Refusal {
     .hint("`omero-grid server list` shows them")
 }
 
-fn strange() -> Refusal {
+pub(super) fn strange() -> Refusal {
     Refusal::new(
         RefusalKind::Failed,
         "the answer is not one to this request; are all processes of one release?",
@@ -504,7 +353,7 @@ fn lost(node: &NodeName, error: CallError) -> Refusal {
     match error {
         CallError::Refused(refusal) => refusal,
         error => Refusal::new(
-            RefusalKind::Failed,
+            RefusalKind::Unavailable,
             format!("lost node {node}: {}", chain(&error)),
         )
         .hint("it is started again by itself; try again"),

@@ -6,11 +6,14 @@ mod allocation;
 mod core;
 mod desired;
 mod directory;
+mod drain;
 mod handler;
 mod node_task;
+mod placement;
 mod plan;
 mod process;
 mod redirect;
+mod sessions;
 mod shared;
 mod state;
 mod systemd;
@@ -29,6 +32,7 @@ pub use self::core::LoadError;
 use self::core::{Command, Core};
 use self::desired::{Change, Desired, Selection};
 use self::handler::ClientHandler;
+use self::placement::Allocator;
 pub(crate) use self::process::{NodeProcess, inherited_environment, start as start_node};
 use self::shared::Shared;
 use self::state::{Happening, StateDb, StateError};
@@ -239,6 +243,7 @@ impl Master {
         let handler = Arc::new(ClientHandler {
             shared: shared.clone(),
             commands: commands.clone(),
+            allocator: Allocator::default(),
         });
         let listening = tokio::spawn(self.listener.serve::<ClientLink, _>(
             Hello::new(Role::Master, "master"),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::desired::{Change, Deployed, Desired, Held, Wish};
+use crate::config::is_live;
 use crate::descriptor::{Change as Difference, Deployment, Diff, PlacedServer};
 use crate::ipc::message::client::{DeployReport, ServerChange};
 use crate::ipc::message::node::{Assignment, ServerReport, is_to_run};
@@ -194,6 +195,7 @@ fn server_change(
     };
     let effect = match (difference, after) {
         (Difference::DescriptionOnly, _) => "none",
+        (Difference::PropertiesOnly { what }, _) if what.iter().all(|name| is_live(name)) => "live",
         (Difference::Removed { .. }, _) if runs => "stop",
         (Difference::Added { .. }, Some(after)) if starts(after) => "start",
         (

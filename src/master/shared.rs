@@ -1,10 +1,11 @@
 //! What the master's tasks share: the published status, the links to the nodes, the session directory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use super::allocation::World;
 use super::directory::Directory;
 use crate::ipc::Client;
 use crate::ipc::message::client::GridStatus;
@@ -17,6 +18,8 @@ pub(crate) struct Snapshot {
     /// Grows with every difference.
     pub(crate) revision: u64,
     pub(crate) status: Arc<GridStatus>,
+    /// What the allocation of sessions follows from.
+    pub(crate) world: Arc<World>,
 }
 
 impl Snapshot {
@@ -43,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) snapshot: watch::Sender<Snapshot>,
     /// Changes when events were written.
     pub(crate) events: watch::Sender<u64>,
+    /// Blitzes that left somebody waiting for an answer and have given none since.
+    pub(crate) silent: watch::Sender<BTreeSet<ServerId>>,
     links: Mutex<BTreeMap<NodeName, NodeHandle>>,
     directory: Mutex<Directory>,
 }
@@ -52,6 +57,7 @@ impl Shared {
         Self {
             snapshot: watch::Sender::new(Snapshot::default()),
             events: watch::Sender::new(0),
+            silent: watch::Sender::default(),
             links: Mutex::default(),
             directory: Mutex::default(),
         }

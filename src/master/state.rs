@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::desired::{Change, Deployed, Desired, Drain, Held, Selection, Switch, Wish};
+use super::desired::{Change, Deployed, Desired, Drain, Held, Rollout, Selection, Switch, Wish};
 use crate::ipc::message::client::GridEvent;
 use crate::model::{NodeName, ServerId};
 use crate::sys::clock;
@@ -245,6 +245,9 @@ impl StateDb {
                 Some(Box::new(self.parse::<Held>(kind, name, document)?)),
             ),
             "drain" => Change::Drain(server()?, Some(self.parse::<Drain>(kind, name, document)?)),
+            "rollout" => {
+                Change::Rollout(Some(Box::new(self.parse::<Rollout>(kind, name, document)?)))
+            }
             "redirect" => Change::Redirect(Some(self.parse::<ServerId>(kind, name, document)?)),
             _ => return Err(self.corrupt(kind, name, &"unknown kind")),
         })
@@ -349,6 +352,9 @@ impl StateDb {
                     server.as_str(),
                     held.as_ref().map(json).transpose()?,
                 ),
+                Change::Rollout(rollout) => {
+                    ("rollout", "", rollout.as_ref().map(json).transpose()?)
+                }
                 Change::Drain(server, drain) => (
                     "drain",
                     server.as_str(),
@@ -433,6 +439,8 @@ mod tests {
                     since_ms: 1,
                     until_ms: Some(2),
                     then: Then::Restart,
+                    for_stop: false,
+                    restarted_ms: None,
                 }),
             ),
         ];

@@ -1,18 +1,18 @@
 //! The node's connections to its built-in Blitzes: what they say of themselves and of their sessions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use super::Context;
 use crate::ipc::message::blitz::{BlitzLink, Event, Reply, Request};
-use crate::ipc::{Address, Client, Hello, Role};
+use crate::ipc::{Address, CallError, Client, Hello, Role};
 use crate::model::{ServerId, SessionId};
-use crate::sys::watch;
+use crate::sys::watch::appearance;
 use crate::telemetry::chain;
 
 /// The pause before a lost connection is made again, at first and at most.
@@ -39,6 +39,8 @@ pub(crate) enum Sessions {
 pub(crate) struct Blitzes {
     clients: Mutex<BTreeMap<ServerId, Client<BlitzLink>>>,
     sessions: broadcast::Sender<Sessions>,
+    /// Those that are to take no new sessions.
+    draining: watch::Sender<BTreeSet<ServerId>>,
 }
 
 impl Blitzes {
@@ -47,6 +49,7 @@ impl Blitzes {
         Self {
             clients: Mutex::default(),
             sessions: broadcast::Sender::new(BACKLOG),
+            draining: watch::Sender::default(),
         }
     }
 
@@ -57,6 +60,15 @@ impl Blitzes {
     /// Returns the connection to a Blitz, if there is one.
     pub(crate) fn client(&self, id: &ServerId) -> Option<Client<BlitzLink>> {
         self.clients().get(id).cloned()
+    }
+
+    /// Says which Blitzes are to take no new sessions; those that are connected are told at once.
+    pub(crate) fn drain(&self, ids: BTreeSet<ServerId>) {
+        self.draining.send_if_modified(|draining| {
+            let differs = *draining != ids;
+            *draining = ids;
+            differs
+        });
     }
 
     /// Returns the ids of those that are connected.
@@ -155,7 +167,7 @@ async fn keep(context: Arc<Context>, id: ServerId) {
     let me = Hello::new(Role::Node, context.name.as_str());
     let mut pause = PAUSES.0;
     loop {
-        if let Err(error) = watch::appearance(&path).await {
+        if let Err(error) = appearance(&path).await {
             warn!(server = %id, %error, "cannot wait for the socket of a Blitz");
         }
         match Client::<BlitzLink>::connect(&path, &me).await {
@@ -164,7 +176,11 @@ async fn keep(context: Arc<Context>, id: ServerId) {
                 pause = PAUSES.0;
                 context.blitzes.clients().insert(id.clone(), client.clone());
                 context.blitzes.tell(Sessions::Anew(id.clone()));
-                hear(&context, &id, events).await;
+                // Cancel safe: what is heard ends with the connection.
+                tokio::select! {
+                    () = hear(&context, &id, events) => {}
+                    () = tell(&context, &id, &client) => {}
+                }
                 context.blitzes.clients().remove(&id);
                 context.board.put_blitz(&id, None);
                 warn!(server = %id, delay_ms = pause.as_millis() as u64, "lost the connection to a Blitz");
@@ -174,6 +190,32 @@ async fn keep(context: Arc<Context>, id: ServerId) {
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSES.1);
+    }
+}
+
+/// Tells a Blitz whether to take new sessions, at first and whenever that changes; ends with the connection.
+async fn tell(context: &Context, id: &ServerId, client: &Client<BlitzLink>) {
+    let mut ids = context.blitzes.draining.subscribe();
+    let mut told = None;
+    loop {
+        let draining = ids.borrow_and_update().contains(id);
+        if told != Some(draining) {
+            match client.call(&Request::Drain { draining }).await {
+                Ok(_) => told = Some(draining),
+                Err(CallError::Refused(refusal)) => {
+                    warn!(server = %id, %refusal, "a Blitz does not want to hear whether to take sessions");
+                    told = Some(draining);
+                }
+                Err(error) => {
+                    debug!(server = %id, error = %chain(&error), "lost a Blitz that was told whether to take sessions");
+                    // Its events end too.
+                    return std::future::pending().await;
+                }
+            }
+        }
+        if ids.changed().await.is_err() {
+            return std::future::pending().await;
+        }
     }
 }
 

@@ -41,7 +41,7 @@ impl Handler<NodeLink> for Answers {
                 }
                 let client = context.blitzes.client(&server).ok_or_else(|| {
                     Refusal::new(
-                        RefusalKind::Refused,
+                        RefusalKind::Unavailable,
                         format!("Blitz {server} does not answer now"),
                     )
                     .hint(format!("omero-grid server {server} status says why"))
@@ -54,7 +54,7 @@ impl Handler<NodeLink> for Answers {
                     Err(error @ (CallError::Lost | CallError::Send(_) | CallError::Answer(_))) => {
                         let message =
                             format!("Blitz {server}: {}", crate::telemetry::chain(&error));
-                        Err(Refusal::new(RefusalKind::Failed, message))
+                        Err(Refusal::new(RefusalKind::Unavailable, message))
                     }
                 }
             }

@@ -115,6 +115,14 @@ impl Supervisor {
             to_run.map(|server| server.id.clone()).collect(),
             assignment.not_ready_elsewhere.into_iter().collect(),
         );
+        self.context.blitzes.drain(
+            assignment
+                .servers
+                .iter()
+                .filter(|server| server.draining)
+                .map(|server| server.id.clone())
+                .collect(),
+        );
         self.remove_others(&wanted).await;
         for assigned in assignment.servers {
             let id = assigned.id.clone();

@@ -110,6 +110,7 @@ fn server(id: &str, script: &str) -> Assigned {
         },
         goal: Goal::Mode,
         enabled: true,
+        draining: false,
     }
 }
 

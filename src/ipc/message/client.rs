@@ -55,6 +55,24 @@ pub enum Request {
     ListSessions {
         cursor: Option<SessionCursor>,
         limit: u32,
+        /// Of this Blitz only.
+        #[serde(default)]
+        server: Option<ServerId>,
+        #[serde(default)]
+        filter: blitz::Filter,
+    },
+    /// Counts as use of a session: [`Reply::Placed`].
+    KeepAlive { session: SessionId },
+    /// Moves a session to another Blitz: [`Reply::Placed`]. With `force` also to one that takes no new sessions.
+    MoveSession {
+        target: blitz::Target,
+        to: ServerId,
+        force: bool,
+    },
+    /// Closes sessions of a user, at most a page of them: [`Reply::ClosedSome`].
+    CloseUser {
+        user: String,
+        authority: blitz::Authority,
     },
     /// Ends a session: [`Reply::Closed`]. Without a session of one's own the socket's uid is the authority.
     CloseSession {
@@ -69,6 +87,120 @@ pub enum Request {
         after: Option<u64>,
         limit: u32,
         wait_ms: u64,
+    },
+    /// Changes where `configRedirector` sends new sessions: [`Reply::Accepted`].
+    Redirect { change: RedirectChange },
+    /// Lets Blitzes take no new sessions: [`Reply::Drained`] at once; watch the status for the rest.
+    Drain { drain: DrainRequest },
+    /// Lets Blitzes take sessions again: [`Reply::Drained`] with those that did not.
+    Undrain { names: Vec<String>, node: bool },
+    /// What a Blitz that drains has to wait for: [`Reply::Drained`].
+    Outlook { servers: Vec<ServerId> },
+    /// Restarts Blitzes one after another, each when its sessions have ended: [`Reply::Accepted`] at once.
+    Roll { action: RollAction },
+    /// Explains where a session would go: [`Reply::Route`]. Changes nothing.
+    Route {
+        user: String,
+        group: String,
+        agent: String,
+        client: String,
+    },
+}
+
+/// Blitzes that are to take no new sessions, and what is to follow.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainRequest {
+    /// Servers, or nodes for all their Blitzes. None for every Blitz.
+    pub names: Vec<String>,
+    /// Whether the names are those of nodes; otherwise a name that is both is refused.
+    pub node: bool,
+    /// What follows when the last session has ended.
+    pub then: Then,
+    /// When the sessions that are left are closed, in milliseconds from now; never if absent.
+    pub deadline_ms: Option<u64>,
+    /// How long sessions may live from now on at most, in milliseconds.
+    pub live_ms: Option<u64>,
+    /// Also where nobody is left to take new sessions.
+    pub force: bool,
+    /// The whole grid stops when all are drained.
+    pub for_stop: bool,
+    /// Only says what there is to wait for.
+    pub plan: bool,
+}
+
+/// A Blitz that is drained or would be, and what there is to wait for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainView {
+    /// The Blitz.
+    pub server: ServerId,
+    /// What there is to wait for; absent while it does not answer.
+    pub outlook: Option<blitz::Outlook>,
+}
+
+/// Restarting Blitzes one after another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum RollAction {
+    /// Begins.
+    Start {
+        /// Servers or nodes; every Blitz that runs if empty.
+        names: Vec<String>,
+        /// Only those with an older definition than the one deployed.
+        outdated: bool,
+        /// How long each may take to lose its sessions, in milliseconds; then they are closed.
+        deadline_ms: Option<u64>,
+    },
+    /// Goes on after a failure.
+    Continue,
+    /// Gives up what is left to do.
+    Abort,
+}
+
+/// A drain as the status shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainStatus {
+    /// The Blitz.
+    pub server: ServerId,
+    /// Since when, milliseconds since 1970.
+    pub since_ms: u64,
+    /// When the sessions that are left are closed, milliseconds since 1970.
+    pub until_ms: Option<u64>,
+    /// What follows.
+    pub then: Then,
+    /// Whether it was restarted and only has to come back.
+    pub restarting: bool,
+}
+
+/// Blitzes that are restarted one after another, as the status shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutStatus {
+    /// Since when, milliseconds since 1970.
+    pub since_ms: u64,
+    /// Those that are back.
+    pub done: Vec<ServerId>,
+    /// The one whose turn it is.
+    pub current: Option<ServerId>,
+    /// Those whose turn has not come.
+    pub waiting: Vec<ServerId>,
+    /// Why it goes no further.
+    pub failed: Option<String>,
+}
+
+/// A change of the redirect by hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum RedirectChange {
+    /// Sets it to a Blitz that accepts sessions.
+    Set {
+        /// Its id, or the UUID of its process that OMERO's clients know.
+        to: String,
+        /// Only if there is none.
+        if_unset: bool,
+    },
+    /// Takes it away; the next Blitz to accept sets it again.
+    Clear {
+        /// Only if it is this one.
+        if_is: Option<ServerId>,
     },
 }
 
@@ -109,6 +241,8 @@ pub enum DeployMode {
     Careful,
     /// Whatever it takes.
     Now,
+    /// What ends no session at once; the other Blitzes one after another, each when its sessions have ended.
+    Rolling,
 }
 
 /// Something to be done to a node.
@@ -181,11 +315,25 @@ pub enum Reply {
         server: ServerId,
         user: String,
     },
+    /// `more`: whether there are others of the same kind.
+    ClosedSome {
+        sessions: Vec<Placed>,
+        more: bool,
+    },
     Blitz {
         reply: Box<blitz::Reply>,
     },
     Events {
         events: Vec<GridEvent>,
+    },
+    Drained {
+        blitzes: Vec<DrainView>,
+    },
+    Route {
+        /// The Blitz that would take it; absent if nobody would now.
+        server: Option<ServerId>,
+        /// How that follows.
+        steps: Vec<String>,
     },
 }
 
@@ -269,6 +417,12 @@ pub struct GridStatus {
     /// Set while the whole grid is being stopped.
     #[serde(default)]
     pub stopping: bool,
+    /// Blitzes that take no new sessions by command.
+    #[serde(default)]
+    pub drains: Vec<DrainStatus>,
+    /// Blitzes that are restarted one after another.
+    #[serde(default)]
+    pub rollout: Option<RolloutStatus>,
 }
 
 /// A deployed application.
@@ -303,6 +457,9 @@ pub struct RedirectorStatus {
     pub policy: String,
     /// The Blitz that new sessions are redirected to.
     pub redirect: Option<ServerId>,
+    /// What is not clear about it in what is deployed.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// How a node is.

@@ -80,6 +80,9 @@ pub struct Assigned {
     pub goal: Goal,
     /// Whether it may be started at all.
     pub enabled: bool,
+    /// Whether a Blitz takes no new sessions. Nothing is restarted for this.
+    #[serde(default)]
+    pub draining: bool,
 }
 
 impl Assigned {

@@ -9,10 +9,11 @@ pub(crate) mod balance;
 pub(crate) mod policy;
 pub(crate) mod route;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::balance::Balancing;
-pub(crate) use self::policy::{Policy, PolicyError, Redirector};
+pub(crate) use self::policy::{Policy, Redirector};
 use crate::model::ServerId;
 
 /// Above so many Blitzes the scale redirector compares two at random: nearly as even, and a burst does not meet on one.
@@ -38,6 +39,10 @@ pub(crate) struct Candidate {
     pub(crate) load: [f64; 3],
     /// How long its last start-up took.
     pub(crate) startup: Option<Duration>,
+    /// It answers for the sessions that it has.
+    pub(crate) answers: bool,
+    /// Since when it is away, milliseconds since 1970; `None` while its process lives.
+    pub(crate) away_since_ms: Option<u64>,
 }
 
 impl Candidate {
@@ -50,6 +55,16 @@ impl Candidate {
         let users = self.sessions.saturating_sub(self.internal);
         policy.max_sessions.is_some_and(|max| users >= max)
     }
+}
+
+/// Everything that a decision follows from but who asks.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct World {
+    pub(crate) policy: Arc<Policy>,
+    /// Where `configRedirector` sends new sessions.
+    pub(crate) redirect: Option<ServerId>,
+    /// Every Blitz that is deployed, by id.
+    pub(crate) blitzes: Vec<Candidate>,
 }
 
 /// What is known of whoever wants a session. All but the user is what the client says of itself.
@@ -87,15 +102,15 @@ pub(crate) struct Verdict {
 /// `turn` counts the decisions, for the round-robin policy.
 pub(crate) fn decide(
     facts: &Facts,
-    policy: &Policy,
-    redirect: Option<&ServerId>,
-    candidates: &[Candidate],
+    world: &World,
     tried: &[ServerId],
     turn: usize,
     dice: Dice<'_>,
 ) -> Verdict {
+    let policy = &*world.policy;
+    let redirect = world.redirect.as_ref();
     let mut steps = Vec::new();
-    let among = confined(facts, policy, candidates, &mut steps);
+    let among = confined(facts, policy, &world.blitzes, &mut steps);
     let wait = |why: String, mut steps: Vec<String>| {
         steps.push(format!("wait: {why}"));
         Verdict {

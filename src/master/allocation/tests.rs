@@ -21,6 +21,8 @@ fn blitz(n: usize, sessions: u64) -> Candidate {
         weight: 1.0,
         load: [0.0; 3],
         startup: None,
+        answers: true,
+        away_since_ms: None,
     }
 }
 
@@ -43,17 +45,17 @@ fn policy(redirector: Redirector) -> Policy {
     }
 }
 
+fn world(policy: &Policy, redirect: Option<&ServerId>, blitzes: &[Candidate]) -> World {
+    World {
+        policy: Arc::new(policy.clone()),
+        redirect: redirect.cloned(),
+        blitzes: blitzes.to_vec(),
+    }
+}
+
 fn choose(policy: &Policy, redirect: Option<&ServerId>, blitzes: &[Candidate]) -> Decision {
-    decide(
-        &Facts::default(),
-        policy,
-        redirect,
-        blitzes,
-        &[],
-        0,
-        &mut dice(1),
-    )
-    .decision
+    let world = world(policy, redirect, blitzes);
+    decide(&Facts::default(), &world, &[], 0, &mut dice(1)).decision
 }
 
 fn balancing(policy: LoadBalancingPolicy, replicas: &str) -> Balancing {
@@ -109,16 +111,8 @@ fn what_failed_is_tried_again_only_where_there_is_no_other() {
     let null = policy(Redirector::Null);
     let blitzes = [blitz(0, 0), blitz(1, 50)];
     let again = |blitzes: &[Candidate]| {
-        decide(
-            &Facts::default(),
-            &null,
-            None,
-            blitzes,
-            &[id(0)],
-            0,
-            &mut dice(1),
-        )
-        .decision
+        let world = world(&null, None, blitzes);
+        decide(&Facts::default(), &world, &[id(0)], 0, &mut dice(1)).decision
     };
     assert_eq!(again(&blitzes), Decision::Use(id(1)));
     assert_eq!(again(&blitzes[..1]), Decision::Use(id(0)));
@@ -148,7 +142,7 @@ fn a_route_confines_the_choice_and_is_a_promise() {
             user: user.to_owned(),
             ..Facts::default()
         };
-        decide(&facts, &policy, None, blitzes, &[], 0, &mut dice(1)).decision
+        decide(&facts, &world(&policy, None, blitzes), &[], 0, &mut dice(1)).decision
     };
     assert_eq!(go("public", &blitzes), Decision::Use(id(0)));
     assert_eq!(go("anna", &blitzes), Decision::Use(id(3)));
@@ -200,15 +194,8 @@ fn ten_thousand_creations_spread_within_ten_percent_of_even() {
         let mut blitzes: Vec<_> = (0..count).map(|n| blitz(n, 0)).collect();
         let mut dice = dice(count as u64);
         for turn in 0..10_000 {
-            let decided = decide(
-                &Facts::default(),
-                &scale,
-                None,
-                &blitzes,
-                &[],
-                turn,
-                &mut dice,
-            );
+            let world = world(&scale, None, &blitzes);
+            let decided = decide(&Facts::default(), &world, &[], turn, &mut dice);
             let Decision::Use(chosen) = decided.decision else {
                 panic!("{decided:?}");
             };
@@ -230,15 +217,8 @@ fn weights_share_in_proportion() {
     blitzes[1].weight = 3.0;
     let mut dice = dice(5);
     for turn in 0..4000 {
-        let decided = decide(
-            &Facts::default(),
-            &scale,
-            None,
-            &blitzes,
-            &[],
-            turn,
-            &mut dice,
-        );
+        let world = world(&scale, None, &blitzes);
+        let decided = decide(&Facts::default(), &world, &[], turn, &mut dice);
         let Decision::Use(chosen) = decided.decision else {
             panic!("{decided:?}");
         };
@@ -295,7 +275,7 @@ proptest! {
                 && max.is_none_or(|max| c.sessions.saturating_sub(c.internal) < max)
                 && (!routed || c.read_only || c.id == id(1) || c.id == id(2))
         };
-        let verdict = decide(&Facts::default(), &policy, redirect.as_ref(), &blitzes, &tried, turn, &mut dice(seed));
+        let verdict = decide(&Facts::default(), &world(&policy, redirect.as_ref(), &blitzes), &tried, turn, &mut dice(seed));
         match verdict.decision {
             Decision::Use(chosen) => {
                 let chosen = blitzes.iter().find(|c| c.id == chosen).unwrap();

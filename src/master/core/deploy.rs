@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use super::Core;
 use crate::config::{self, Paths, ProfileError};
 use crate::descriptor::{self, Diagnostics};
-use crate::ipc::message::client::{DeployReport, DescriptorSource};
+use crate::ipc::message::client::{DeployMode, DeployReport, DescriptorSource};
 use crate::ipc::{Refusal, RefusalKind};
+use crate::master::allocation::Policy;
 use crate::master::desired::{Deployed, Desired};
 use crate::master::plan::{self, DeployPlan, Liberty};
 use crate::telemetry::chain;
@@ -17,10 +18,22 @@ impl Core {
         &mut self,
         source: DescriptorSource,
         dry_run: bool,
-        liberty: Liberty,
+        mode: DeployMode,
         uid: u32,
     ) -> Result<DeployReport, Refusal> {
         let command = format!("deploy {}", source.shown);
+        let liberty = match mode {
+            DeployMode::Careful => Liberty::Careful,
+            DeployMode::Now => Liberty::Now,
+            DeployMode::Rolling => Liberty::Hold,
+        };
+        if mode == DeployMode::Rolling && self.desired.rollout.is_some() && !dry_run {
+            return Err(Refusal::new(
+                RefusalKind::Refused,
+                "a rolling restart is under way already",
+            )
+            .hint("`omero-grid status` shows it; `restart --rolling --abort` gives it up"));
+        }
         let (plan, warnings) = self.think_through(source, liberty)?;
         let DeployPlan {
             mut report,
@@ -40,7 +53,17 @@ impl Core {
                 RefusalKind::Refused,
                 format!("this deploy would restart or stop Blitzes with live sessions: {}", blitzes.join(", ")),
             )
-            .hint("use --dry-run to see the plan, or --now to restart them regardless of their sessions"));
+            .hint("--rolling restarts them one after another, each when its sessions have ended; --now restarts them at once; --dry-run shows the plan"));
+        }
+        let held: Vec<_> = report
+            .changes
+            .iter()
+            .filter(|change| change.effect == "held")
+            .map(|change| change.server.clone())
+            .collect();
+        let mut changes = changes;
+        if mode == DeployMode::Rolling && !held.is_empty() {
+            changes.push(self.rollout_over(held, None));
         }
         self.commit(changes, uid, &command)?;
         report.applied = true;
@@ -96,6 +119,9 @@ pub enum LoadError {
     /// The descriptor has faults.
     #[error("{0}")]
     Descriptor(Diagnostics),
+    /// What it says about where sessions go does not hold.
+    #[error("{0}")]
+    Policy(String),
     /// The site's configuration cannot be read.
     #[error("cannot use the site's configuration")]
     Configuration(#[source] ProfileError),
@@ -109,6 +135,7 @@ impl LoadError {
                 let lines: Vec<_> = diagnostics.0.iter().map(ToString::to_string).collect();
                 lines.join("\n")
             }
+            Self::Policy(error) => error.clone(),
             Self::Configuration(error) => chain(error),
         }
     }
@@ -153,7 +180,16 @@ pub(crate) fn load(
         source,
         deployment: loaded.deployment,
     };
-    let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
+    let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    let others = desired
+        .applications
+        .iter()
+        .filter(|(other, _)| **other != name);
+    let all = others
+        .map(|(_, a)| &a.deployment)
+        .chain([&deployed.deployment]);
+    let policy = Policy::of(all).map_err(|error| LoadError::Policy(error.to_string()))?;
+    warnings.extend(policy.warnings);
     Ok((deployed, warnings))
 }
 

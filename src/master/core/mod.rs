@@ -3,25 +3,31 @@
 //! Commands are made durable here, orders to the nodes follow from them (`plan`), and news of the nodes become the
 //! published status. Whatever takes long — sessions, waiting for a server — is done by the handlers.
 
+mod blitzes;
 mod deploy;
+mod drains;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::config::Paths;
 use crate::ipc::message::client::{
-    DeployMode, DeployReport, DescriptorSource, GridEvent, NodeAction, ServerAction,
+    DeployMode, DeployReport, DescriptorSource, DrainRequest, GridEvent, NodeAction,
+    RedirectChange, RollAction, ServerAction,
 };
 use crate::ipc::message::node::{Action, Goal, ServerReport};
 use crate::ipc::{Refusal, RefusalKind, RunDir};
+use crate::master::allocation::Policy;
 use crate::master::desired::{Change, Desired, Switch, Wish};
 use crate::master::node_task::{News, NodeTask};
-use crate::master::plan::{self, Circumstances, Liberty, Order};
+use crate::master::plan::{self, Circumstances, Order};
 use crate::master::shared::Shared;
 use crate::master::state::{Happening, StateDb};
 use crate::model::{NodeName, NodeState, ServerId, ServerState};
@@ -32,6 +38,7 @@ use crate::telemetry::chain;
 
 pub use deploy::LoadError;
 pub(super) use deploy::{builtin_descriptor, load};
+use drains::Outcome;
 pub(super) use status::wait_for;
 
 /// What the core is asked. Answers come after the change is durable.
@@ -64,6 +71,31 @@ pub(crate) enum Command {
         uid: u32,
         answer: Answer<()>,
     },
+    Redirect {
+        change: RedirectChange,
+        uid: u32,
+        answer: Answer<()>,
+    },
+    /// Answers with the Blitzes concerned.
+    Drain {
+        request: DrainRequest,
+        uid: u32,
+        answer: Answer<Vec<ServerId>>,
+    },
+    /// Answers with the Blitzes that were drained.
+    Undrain {
+        names: Vec<String>,
+        node: bool,
+        uid: u32,
+        answer: Answer<Vec<ServerId>>,
+    },
+    Roll {
+        action: RollAction,
+        uid: u32,
+        answer: Answer<()>,
+    },
+    /// Notes what happened.
+    Note(Happening),
     Events {
         after: Option<u64>,
         limit: u32,
@@ -99,6 +131,21 @@ pub(crate) struct Core {
     circumstances: Circumstances,
     /// What happened and is not written yet.
     happenings: Vec<Happening>,
+    /// What is deployed says so about where sessions go, as of the generation beside it.
+    policy: Arc<Policy>,
+    policy_of: u64,
+    /// Since when Blitzes have not accepted sessions.
+    absent: BTreeMap<ServerId, Instant>,
+    /// How long Blitzes took to start, the last time that it was seen.
+    startups: BTreeMap<ServerId, Duration>,
+    /// When the redirect has to be looked at again.
+    redirect_due: Option<Instant>,
+    /// When drains have to be looked at again.
+    drain_due: Option<Instant>,
+    /// Blitzes that something is done to beside the core.
+    busy: BTreeSet<ServerId>,
+    outcomes: (mpsc::Sender<Outcome>, mpsc::Receiver<Outcome>),
+    begun: Instant,
     tasks: JoinSet<()>,
     tell: mpsc::Sender<(NodeName, News)>,
     news: mpsc::Receiver<(NodeName, News)>,
@@ -132,6 +179,15 @@ impl Core {
                 ..Circumstances::default()
             },
             happenings: Vec::new(),
+            policy: Arc::default(),
+            policy_of: u64::MAX,
+            absent: BTreeMap::new(),
+            startups: BTreeMap::new(),
+            redirect_due: None,
+            drain_due: None,
+            busy: BTreeSet::new(),
+            outcomes: mpsc::channel(64),
+            begun: Instant::now(),
             tasks: JoinSet::new(),
             tell,
             news,
@@ -144,14 +200,17 @@ impl Core {
     /// Runs until the grid was told to stop and every node has ended, or until every sender of commands is gone.
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         self.give_orders();
+        self.tend_drains();
+        self.tend_blitzes();
         self.publish();
+        let mut silent = self.shared.silent.subscribe();
         while !(self.stopping
             && self
                 .nodes
                 .values()
                 .all(|node| node.state == NodeState::Down))
         {
-            // Cancel safe: channels lose nothing.
+            // Cancel safe: channels and watches lose nothing, and the time is computed anew.
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => self.carry_out(command),
@@ -164,12 +223,20 @@ impl Core {
                         self.hear(&node, news);
                     }
                 }
+                Ok(()) = silent.changed() => {}
+                () = sleep_until(self.redirect_due) => {}
+                () = sleep_until(self.drain_due) => {}
+                Some(outcome) = self.outcomes.1.recv() => self.done(outcome),
                 Some(ended) = self.tasks.join_next() => if let Err(error) = ended {
                     error!(%error, "the task of a node failed");
                 },
             }
             self.give_orders();
             self.forget_nodes();
+            self.tend_drains();
+            // What drains decided may be orders too.
+            self.give_orders();
+            self.tend_blitzes();
             self.write_notes();
             self.publish();
         }
@@ -187,11 +254,7 @@ impl Core {
                 uid,
                 answer,
             } => {
-                let liberty = match mode {
-                    DeployMode::Careful => Liberty::Careful,
-                    DeployMode::Now => Liberty::Now,
-                };
-                drop(answer.send(self.deploy(source, dry_run, liberty, uid)));
+                drop(answer.send(self.deploy(source, dry_run, mode, uid)));
             }
             Command::Reload { uid, answer } => drop(answer.send(self.reload(uid))),
             Command::Node {
@@ -208,9 +271,35 @@ impl Core {
             } => drop(answer.send(self.server(&server, action, uid))),
             Command::Stop { uid, answer } => {
                 info!(uid, "stopping the grid");
+                // A full disk keeps no grid from stopping.
+                if let Err(refusal) = self.commit(self.over_with_stop(), uid, "stop") {
+                    warn!(%refusal, "stops without a note of it");
+                }
                 self.stopping = true;
                 drop(answer.send(Ok(())));
             }
+            Command::Drain {
+                request,
+                uid,
+                answer,
+            } => drop(answer.send(self.drain(&request, uid))),
+            Command::Undrain {
+                names,
+                node,
+                uid,
+                answer,
+            } => drop(answer.send(self.undrain(&names, node, uid))),
+            Command::Roll {
+                action,
+                uid,
+                answer,
+            } => drop(answer.send(self.roll(action, uid))),
+            Command::Redirect {
+                change,
+                uid,
+                answer,
+            } => drop(answer.send(self.redirect(change, uid))),
+            Command::Note(happening) => self.happenings.push(happening),
             Command::Events {
                 after,
                 limit,
@@ -413,14 +502,17 @@ impl Core {
             .server(id)
             .map_or(node, |placed| placed.node.clone());
         self.give_orders();
-        let generation = self
-            .nodes
-            .get(&node)
-            .map_or(0, |node| match &*node.order.borrow() {
-                Order::Run(assignment) => assignment.generation,
-                Order::Stop => 0,
-            });
-        Ok((node, generation))
+        Ok((node, self.generation_told(id)))
+    }
+
+    /// Returns the generation that the node of a server has to have been told before it acts on what was decided so far.
+    fn generation_told(&self, id: &ServerId) -> u64 {
+        let node = self.desired.server(id).map(|placed| &placed.node);
+        let node = node.and_then(|node| self.nodes.get(node));
+        node.map_or(0, |node| match &*node.order.borrow() {
+            Order::Run(assignment) => assignment.generation,
+            Order::Stop => 0,
+        })
     }
 
     /// Tells every node what it has to do, where that changed.
@@ -541,6 +633,13 @@ impl Core {
             ),
             News::Removed(ids) => node.reports.retain(|id, _| !ids.contains(id)),
         }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -13,17 +13,20 @@ use crate::ipc::message::client::{
 };
 use crate::ipc::message::node::{Goal, ServerReport};
 use crate::master::shared::{Shared, Snapshot};
-use crate::model::{NodeName, NodeState, ServerId, ServerState};
+use crate::model::{Accepting, NodeName, NodeState, ServerId, ServerState};
 
 impl Core {
     pub(super) fn publish(&self) {
         let status = self.status();
+        let world = self.world();
         self.shared.snapshot.send_if_modified(|snapshot| {
-            let differs = *snapshot.status != status || snapshot.revision == 0;
+            let differs =
+                *snapshot.status != status || *snapshot.world != world || snapshot.revision == 0;
             if differs {
                 *snapshot = Snapshot {
                     revision: snapshot.revision + 1,
                     status: Arc::new(status),
+                    world: Arc::new(world),
                 };
             }
             differs
@@ -43,9 +46,16 @@ impl Core {
                 .nodes
                 .get(&placed.node)
                 .and_then(|node| node.reports.get(id));
-            let report = seen
+            let mut report = seen
                 .cloned()
                 .unwrap_or_else(|| self.unseen(id, &placed.descriptor));
+            // In force from the moment that it is durable, whether the Blitz has heard of it or not.
+            if self.desired.drains.contains_key(id)
+                && let Some(blitz) = &mut report.blitz
+                && blitz.accepting == Accepting::Yes
+            {
+                blitz.accepting = Accepting::Draining;
+            }
             by_node.entry(&placed.node).or_default().push(report);
         }
         let nodes = names.into_iter().map(|name| {
@@ -90,11 +100,14 @@ impl Core {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
             },
             redirector: RedirectorStatus {
-                policy: "nullRedirector".to_owned(),
-                redirect: None,
+                policy: self.policy.redirector.to_string(),
+                redirect: self.desired.redirect.clone(),
+                warnings: self.policy.warnings.clone(),
             },
             missing: self.missing(),
             stopping: self.stopping,
+            drains: self.drain_status(),
+            rollout: self.rollout_status(),
         }
     }
 

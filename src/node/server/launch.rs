@@ -120,8 +120,8 @@ pub(crate) fn resolve(
 
 /// Returns a digest of all that a running process has from its definition.
 pub(crate) fn fingerprint(definition: &ServerDescriptor) -> String {
-    // What follows is for people or for the node: a process does not know it.
-    let effective = ServerDescriptor {
+    // What follows is for people, for the node or for the master: a process does not know it.
+    let mut effective = ServerDescriptor {
         description: String::new(),
         activation: String::new(),
         activation_timeout: String::new(),
@@ -129,6 +129,10 @@ pub(crate) fn fingerprint(definition: &ServerDescriptor) -> String {
         logs: Vec::new(),
         ..definition.clone()
     };
+    effective
+        .property_set
+        .properties
+        .retain(|(name, _)| !crate::config::is_live(name));
     // Structures of strings always serialise.
     let bytes = serde_json::to_vec(&effective).unwrap_or_default();
     Sha256::digest(&bytes)[..16]

@@ -1,0 +1,381 @@
+//! Opens sessions: decides on a Blitz (`allocation`), asks it, and tries another where it does not live to answer.
+//!
+//! Every creation carries a token, which is unique in the store. So asking again doubles nothing: whoever is asked second takes over what
+//! the first has opened, or says that the first lives and has it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+use super::allocation::{self, Decision, Facts, World};
+use super::handler::{ClientHandler, no_server, reports, strange};
+use super::shared::Snapshot;
+use crate::ipc::message::blitz::{self, Create};
+use crate::ipc::message::client::{Placed, Reply, ServerAction};
+use crate::ipc::message::node::{self, Action, ServerReport};
+use crate::ipc::{Refusal, RefusalKind};
+use crate::model::{Activation, ServerId, ServerState};
+use crate::telemetry::local_time;
+
+/// How long a Blitz may take to answer a creation before another is asked. Checking a password takes a fraction of a second, a delay
+/// after wrong ones some seconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How many Blitzes are asked for one session at most.
+const TRIES: usize = 4;
+
+/// How many creations may wait at once.
+const MAX_WAITING: usize = 10_000;
+
+/// What the decisions on new sessions share.
+#[derive(Default)]
+pub(crate) struct Allocator {
+    /// Counts the decisions.
+    turn: AtomicUsize,
+    waiting: AtomicUsize,
+    /// Sessions that are being opened, by Blitz: its own count does not have them yet.
+    in_flight: Mutex<BTreeMap<ServerId, u64>>,
+    /// One question to each Blitz that is silent, which waits for as long as it takes.
+    probes: Mutex<JoinSet<()>>,
+}
+
+impl Allocator {
+    fn in_flight(&self) -> MutexGuard<'_, BTreeMap<ServerId, u64>> {
+        self.in_flight
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn probes(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.probes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Decides, and counts what is decided as being opened.
+    fn decide(&self, facts: &Facts, world: &World, tried: &[ServerId]) -> allocation::Verdict {
+        // Held over the decision, so that two at once do not see the same counts.
+        let mut in_flight = self.in_flight();
+        let mut world = world.clone();
+        for blitz in &mut world.blitzes {
+            blitz.sessions += in_flight.get(&blitz.id).copied().unwrap_or(0);
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let mut dice = |below: usize| rand::random_range(0..below.max(1));
+        let verdict = allocation::decide(facts, &world, tried, turn, &mut dice);
+        if let Decision::Use(server) = &verdict.decision {
+            *in_flight.entry(server.clone()).or_default() += 1;
+        }
+        verdict
+    }
+}
+
+/// A session that is being opened, for as long as the value lives.
+struct Flight<'a> {
+    allocator: &'a Allocator,
+    server: ServerId,
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        let mut in_flight = self.allocator.in_flight();
+        if let Some(count) = in_flight.get_mut(&self.server) {
+            *count -= 1;
+            if *count == 0 {
+                in_flight.remove(&self.server);
+            }
+        }
+    }
+}
+
+/// A creation that waits for a Blitz, for as long as the value lives.
+struct Waiting<'a>(&'a Allocator);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl ClientHandler {
+    /// Opens a session on a Blitz of the grid's choice, or on `via`.
+    pub(super) async fn create(
+        &self,
+        mut create: Create,
+        via: Option<ServerId>,
+    ) -> Result<Placed, Refusal> {
+        create
+            .token
+            .get_or_insert_with(|| Uuid::new_v4().to_string());
+        if let Some(via) = via {
+            self.check_via(&via)?;
+            let reply = self.ask(&via, blitz::Request::Create(create)).await?;
+            return self.opened(via, reply);
+        }
+        let facts = Facts {
+            user: create.user.clone(),
+            group: create.group.clone(),
+            agent: create.agent.clone(),
+            client: create.ip.clone(),
+        };
+        let mut tried = Vec::new();
+        let mut deadline = None;
+        loop {
+            let flight = self.allocate(&facts, &tried, &mut deadline).await?;
+            let server = flight.server.clone();
+            let asked = self.ask(&server, blitz::Request::Create(create.clone()));
+            let refusal = match tokio::time::timeout(PATIENCE, asked).await {
+                Ok(Ok(reply)) => return self.opened(server, reply),
+                Ok(Err(refusal)) if refusal.kind == RefusalKind::Unavailable => refusal,
+                Ok(Err(refusal)) => return Err(refusal),
+                Err(_) => {
+                    self.is_silent(&server);
+                    let message = format!("Blitz {server} has not answered for {PATIENCE:?}");
+                    Refusal::new(RefusalKind::Unavailable, message)
+                }
+            };
+            debug!(server = %server, %refusal, tried = tried.len(), "asks another Blitz");
+            tried.push(server);
+            if tried.len() >= TRIES {
+                return Err(refusal);
+            }
+        }
+    }
+
+    fn opened(&self, server: ServerId, reply: blitz::Reply) -> Result<Placed, Refusal> {
+        match reply {
+            blitz::Reply::Session(session) => self.place(server, session),
+            blitz::Reply::Elsewhere { session, server } => {
+                let server = server.parse().map_err(|_| strange())?;
+                self.place(server, session)
+            }
+            _ => Err(strange()),
+        }
+    }
+
+    /// Says that a session is open on a Blitz, and on which node that is.
+    pub(super) fn place(
+        &self,
+        server: ServerId,
+        session: blitz::Session,
+    ) -> Result<Placed, Refusal> {
+        let snapshot = self.shared.now();
+        let node = snapshot
+            .node_of(&server)
+            .cloned()
+            .ok_or_else(|| no_server(&server))?;
+        Ok(Placed {
+            session,
+            server,
+            node,
+        })
+    }
+
+    fn check_via(&self, via: &ServerId) -> Result<(), Refusal> {
+        let snapshot = self.shared.now();
+        let report = reports(&snapshot)
+            .find(|report| report.id == *via)
+            .ok_or_else(|| no_server(via))?;
+        if !report.is_builtin_blitz {
+            return Err(Refusal::new(
+                RefusalKind::Refused,
+                format!("server {via} is no built-in Blitz"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Chooses a Blitz; waits where none takes the session now, and starts one that is started on demand.
+    async fn allocate(
+        &self,
+        facts: &Facts,
+        tried: &[ServerId],
+        deadline: &mut Option<Instant>,
+    ) -> Result<Flight<'_>, Refusal> {
+        let mut snapshots = self.shared.snapshot.subscribe();
+        let mut waiting = None;
+        loop {
+            let snapshot = snapshots.borrow_and_update().clone();
+            let verdict = self.allocator.decide(facts, &snapshot.world, tried);
+            debug!(user = ?facts.user, steps = ?verdict.steps, "placed a session");
+            let why = match verdict.decision {
+                Decision::Use(server) => {
+                    return Ok(Flight {
+                        allocator: &self.allocator,
+                        server,
+                    });
+                }
+                Decision::Full(why) => return Err(self.full(why, &snapshot).await),
+                Decision::Wait(why) => why,
+            };
+            if waiting.is_none() {
+                waiting = Some(self.wait_in_line()?);
+                self.start_on_demand(&snapshot).await?;
+            }
+            let limit = snapshot.world.policy.wait(slowest_start(&snapshot.world));
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + limit);
+            // Cancel safe: a watch loses nothing.
+            match tokio::time::timeout_at(deadline, snapshots.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => {
+                    return Err(Refusal::new(
+                        RefusalKind::TimedOut,
+                        format!("no Blitz took the session within {limit:?}: {why}"),
+                    )
+                    .hint("`omero-grid status` says more; then try again"));
+                }
+            }
+        }
+    }
+
+    fn wait_in_line(&self) -> Result<Waiting<'_>, Refusal> {
+        let waiting = Waiting(&self.allocator);
+        if self.allocator.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_WAITING {
+            return Err(Refusal::new(
+                RefusalKind::Refused,
+                format!("{MAX_WAITING} logins wait for a Blitz already"),
+            )
+            .hint("try again in a minute"));
+        }
+        Ok(waiting)
+    }
+
+    /// Says when to try again, where every Blitz has as many sessions as it may have.
+    async fn full(&self, why: String, snapshot: &Snapshot) -> Refusal {
+        let mut next: Option<u64> = None;
+        for blitz in snapshot.world.blitzes.iter().filter(|blitz| blitz.accepts) {
+            let asked = self.ask(&blitz.id, blitz::Request::Outlook);
+            if let Ok(Ok(blitz::Reply::Outlook(outlook))) =
+                tokio::time::timeout(PATIENCE, asked).await
+            {
+                next = next.into_iter().chain(outlook.next_end_ms).min();
+            }
+        }
+        let hint = match next {
+            Some(at) => format!(
+                "the next session ends at {} if nobody uses it; try again then",
+                local_time(at)
+            ),
+            None => {
+                "none of the sessions ends by itself; close some, or raise the maximum".to_owned()
+            }
+        };
+        Refusal::new(RefusalKind::Refused, why).hint(hint)
+    }
+
+    /// Starts a Blitz that waits for somebody to need it; refuses where there is no Blitz at all.
+    async fn start_on_demand(&self, snapshot: &Snapshot) -> Result<(), Refusal> {
+        if snapshot.world.blitzes.is_empty() && snapshot.revision > 0 {
+            return Err(Refusal::new(
+                RefusalKind::NotFound,
+                "this grid has no Blitz that holds sessions",
+            )
+            .hint("deploy a descriptor with one; descriptors/default.xml shows how"));
+        }
+        let Some(report) = reports(snapshot).find(|report| is_on_demand(report)) else {
+            return Ok(());
+        };
+        let action = ServerAction::Act {
+            action: Action::Start,
+        };
+        let limit = snapshot.world.policy.wait(None);
+        let wait_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        // The allocation is the demand; who asked for it is the grid itself.
+        let uid = nix::unistd::geteuid().as_raw();
+        self.server(report.id.clone(), action, wait_ms, uid)
+            .await
+            .map(drop)
+    }
+
+    /// Notes that a Blitz left somebody waiting: it is not offered until it has answered something.
+    fn is_silent(&self, server: &ServerId) {
+        let newly = self
+            .shared
+            .silent
+            .send_if_modified(|silent| silent.insert(server.clone()));
+        if !newly {
+            return;
+        }
+        warn!(server = %server, "a Blitz does not answer; it gets no sessions until it does");
+        let (shared, server) = (Arc::downgrade(&self.shared), server.clone());
+        let snapshot = self.shared.now();
+        let link = snapshot
+            .node_of(&server)
+            .and_then(|node| self.shared.link(node));
+        let mut probes = self.allocator.probes();
+        while probes.try_join_next().is_some() {}
+        probes.spawn(async move {
+            if let Some(link) = link {
+                let request = node::Request::Blitz {
+                    server: server.clone(),
+                    request: Box::new(blitz::Request::Status),
+                };
+                // An answer of any kind will do, also that its process is gone: the next one is another.
+                let _ = link.client.call(&request).await;
+            }
+            if let Some(shared) = shared.upgrade() {
+                shared
+                    .silent
+                    .send_if_modified(|silent: &mut BTreeSet<_>| silent.remove(&server));
+            }
+        });
+    }
+
+    /// Explains where a session would go.
+    pub(super) fn explain(&self, facts: &Facts) -> Reply {
+        let snapshot = self.shared.now();
+        let verdict = self.allocator.decide(facts, &snapshot.world, &[]);
+        let server = match verdict.decision {
+            Decision::Use(server) => {
+                // Nothing is opened.
+                drop(Flight {
+                    allocator: &self.allocator,
+                    server: server.clone(),
+                });
+                Some(server)
+            }
+            Decision::Wait(_) | Decision::Full(_) => None,
+        };
+        Reply::Route {
+            server,
+            steps: verdict.steps,
+        }
+    }
+
+    /// Chooses a Blitz to take over a session; none where nobody takes it now.
+    pub(super) fn successor(&self, facts: &Facts, tried: &[ServerId]) -> Option<ServerId> {
+        let snapshot = self.shared.now();
+        match self
+            .allocator
+            .decide(facts, &snapshot.world, tried)
+            .decision
+        {
+            Decision::Use(server) => {
+                drop(Flight {
+                    allocator: &self.allocator,
+                    server: server.clone(),
+                });
+                Some(server)
+            }
+            Decision::Wait(_) | Decision::Full(_) => None,
+        }
+    }
+}
+
+/// Returns the longest that a Blitz took to start of those that are on their way.
+fn slowest_start(world: &World) -> Option<Duration> {
+    let coming = world.blitzes.iter().filter(|blitz| blitz.coming);
+    coming.filter_map(|blitz| blitz.startup).max()
+}
+
+/// Returns whether a Blitz waits for somebody to need it.
+fn is_on_demand(report: &ServerReport) -> bool {
+    report.is_builtin_blitz
+        && report.activation == Activation::OnDemand
+        && report.enabled
+        && report.state == ServerState::Inactive
+}
