@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::context::{Context, strange};
+use super::drain;
 use super::failure::Failure;
 use super::start::descriptor_source;
 use super::status::plain_table;
@@ -22,14 +23,19 @@ pub(crate) struct DeployArgs {
     #[arg(long)]
     dry_run: bool,
     /// Restart a changed Blitz even if it has live sessions; without this the deploy is refused
-    #[arg(long)]
+    #[arg(long, conflicts_with = "rolling")]
     now: bool,
+    /// Restart changed Blitzes with live sessions one after another, each when its sessions have ended
+    #[arg(long)]
+    rolling: bool,
 }
 
 pub(crate) async fn run(context: &Context, args: DeployArgs) -> Result<(), Failure> {
     let source = descriptor_source(&args.descriptor, &args.arguments)?;
     let mode = if args.now {
         DeployMode::Now
+    } else if args.rolling {
+        DeployMode::Rolling
     } else {
         DeployMode::Careful
     };
@@ -38,11 +44,19 @@ pub(crate) async fn run(context: &Context, args: DeployArgs) -> Result<(), Failu
         dry_run: args.dry_run,
         mode,
     };
-    match context.grid().await?.call(request).await? {
-        Reply::Deployed(report) if context.is_json() => context.json(&report),
-        Reply::Deployed(report) => show(context, &report),
-        _ => Err(strange()),
+    let grid = context.grid().await?;
+    let Reply::Deployed(report) = grid.call(request).await? else {
+        return Err(strange());
+    };
+    if context.is_json() {
+        return context.json(&report);
     }
+    show(context, &report)?;
+    let held = report.changes.iter().any(|change| change.effect == "held");
+    if args.rolling && held && report.applied {
+        drain::watch_rollout(context, &grid).await?;
+    }
+    Ok(())
 }
 
 pub(crate) async fn reload(context: &Context) -> Result<(), Failure> {
@@ -98,7 +112,7 @@ fn show(context: &Context, report: &DeployReport) -> Result<(), Failure> {
     }
     if report.changes.iter().any(|change| change.effect == "held") {
         context.say(
-            "held: has live sessions and goes on as it is until `omero-grid server ID restart`",
+            "held: has live sessions and goes on as it is until it is restarted: `omero-grid restart --rolling --outdated`",
         )?;
     }
     context.say(if report.applied {

@@ -4,12 +4,15 @@ mod check;
 mod context;
 mod deploy;
 mod describe;
+mod drain;
+mod events;
 mod failure;
 mod generate;
 mod leftovers;
 mod logs;
 mod master_process;
 mod node;
+mod redirect;
 mod roles;
 mod secret;
 mod server;
@@ -59,10 +62,20 @@ enum Command {
     Node(node::NodeArgs),
     /// Start, stop, enable, disable, signal or show a server; list all
     Server(server::ServerArgs),
-    /// Create, join, list and close sessions
+    /// Let Blitzes take no new sessions, wait until the last has ended, then stop or restart them
+    Drain(drain::DrainArgs),
+    /// Let Blitzes take sessions again
+    Undrain(drain::UndrainArgs),
+    /// Show, set or clear where new sessions go under configRedirector
+    Redirect(redirect::RedirectArgs),
+    /// Show the routing rules, and explain where a session would go
+    Route(redirect::RouteArgs),
+    /// Create, join, list, move and close sessions
     Session(session::SessionCommand),
     /// Add and list users, set passwords
     User(user::UserCommand),
+    /// Show who did what, and what became of it
+    Events(events::EventsArgs),
     /// Show the logs of a server, a node or the master; works without a running grid too
     Logs(logs::LogsArgs),
     /// Print the completions for a shell
@@ -141,6 +154,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Reload => deploy::reload(&context).await,
             Command::Node(args) => node::run(&context, args).await,
             Command::Server(args) => server::run(&context, args).await,
+            Command::Drain(args) => drain::drain(&context, args).await,
+            Command::Undrain(args) => drain::undrain(&context, args).await,
+            Command::Redirect(args) => redirect::redirect(&context, args).await,
+            Command::Route(args) => redirect::route(&context, args).await,
+            Command::Events(args) => events::run(&context, args).await,
             Command::Session(args) => session::run(&context, args).await,
             Command::User(args) => user::run(&context, args).await,
             Command::Logs(args) => logs::run(&context, args).await,

@@ -1,26 +1,31 @@
-//! `omero-grid node NAME start|stop|restart|status`.
+//! `omero-grid node NAME start|stop|restart|status|drain`.
 
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
 use super::context::Context;
+use super::drain::DrainOptions;
 use super::failure::{Failure, code};
-use super::{start, status};
+use super::{drain, start, status};
 use crate::ipc::message::client::{GridStatus, NodeAction, NodeStatus, Request};
 use crate::model::{NodeName, NodeState};
 
 /// Arguments of `node`.
 #[derive(Debug, Clone, Args)]
-#[command(override_usage = "omero-grid node NAME start|stop|restart|status [--wait SECS]")]
+#[command(
+    override_usage = "omero-grid node NAME start|stop|restart|status [--wait SECS]\n       omero-grid node NAME drain [--then stop|restart] [--deadline SECS] [--live SECS] [--plan] [--force] [--no-wait]"
+)]
 pub(crate) struct NodeArgs {
     /// The node's name
     name: String,
-    /// start, stop, restart or status; may also come first
+    /// start, stop, restart, status or drain; may also come first
     action: String,
     /// How long to wait until it is done, in seconds
     #[arg(long, value_name = "SECS", default_value_t = 60)]
     wait: u64,
+    #[command(flatten)]
+    drain: DrainOptions,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -29,6 +34,7 @@ enum Verb {
     Stop,
     Restart,
     Status,
+    Drain,
 }
 
 /// Sorts two words into name and verb, whichever comes first; the name wins where both are verbs.
@@ -62,12 +68,21 @@ pub(crate) async fn run(context: &Context, args: NodeArgs) -> Result<(), Failure
     let name: NodeName = name
         .parse()
         .map_err(|e: crate::model::InvalidName| Failure::new(code::NOT_THERE, e.to_string()))?;
+    if verb == Verb::Drain {
+        return drain::run(context, vec![name.to_string()], true, &args.drain).await;
+    }
+    if args.drain.is_given() {
+        return Err(Failure::new(
+            code::USAGE,
+            "--then, --deadline, --live, --plan, --force and --no-wait belong to drain",
+        ));
+    }
     let grid = context.grid().await?;
     let action = match verb {
         Verb::Start => NodeAction::Start,
         Verb::Stop => NodeAction::Stop,
         Verb::Restart => NodeAction::Restart,
-        Verb::Status => return show(context, &grid.status().await?.1, &name),
+        Verb::Status | Verb::Drain => return show(context, &grid.status().await?.1, &name),
     };
     let before = grid
         .status()
@@ -96,7 +111,9 @@ pub(crate) async fn run(context: &Context, args: NodeArgs) -> Result<(), Failure
                 left.len()
             ));
             match verb {
-                Verb::Start | Verb::Status => node.state == NodeState::Up && left.is_empty(),
+                Verb::Start | Verb::Status | Verb::Drain => {
+                    node.state == NodeState::Up && left.is_empty()
+                }
                 Verb::Stop => node.state == NodeState::Down,
                 Verb::Restart => {
                     node.state == NodeState::Up && node.pid != before && left.is_empty()

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use super::context::{Context, Grid};
 use super::failure::{Failure, code};
 use super::leftovers;
-use crate::ipc::message::client::{GridStatus, NodeStatus};
+use crate::ipc::message::client::{DrainStatus, GridStatus, NodeStatus, Then};
 use crate::ipc::message::node::{Goal, ServerReport};
-use crate::model::{Activation, ExitStatus, NodeState, ServerState};
+use crate::model::{Accepting, Activation, ExitStatus, NodeState, ServerState};
 use crate::sys::clock;
+use crate::telemetry::local_time;
 
 /// Arguments of `status`.
 #[derive(Debug, Clone, Args)]
@@ -95,7 +96,26 @@ pub(crate) fn document(status: &GridStatus) -> Value {
             "version": status.master.version,
         },
         "redirector": { "policy": status.redirector.policy, "redirect": status.redirector.redirect },
-        "nodes": status.nodes.iter().map(node_document).collect::<Vec<_>>(),
+        "nodes": status.nodes.iter().map(|node| {
+            let mut document = node_document(node);
+            for server in document["servers"].as_array_mut().into_iter().flatten() {
+                let drain = status.drains.iter().find(|drain| server["id"] == drain.server.as_str());
+                server["drain"] = drain.map_or(Value::Null, |drain| json!({
+                    "since": time(drain.since_ms),
+                    "deadline": drain.until_ms.map(time),
+                    "then": drain.then,
+                    "restarting": drain.restarting,
+                }));
+            }
+            document
+        }).collect::<Vec<_>>(),
+        "rollout": status.rollout.as_ref().map(|rollout| json!({
+            "since": time(rollout.since_ms),
+            "done": rollout.done,
+            "current": rollout.current,
+            "waiting": rollout.waiting,
+            "failed": rollout.failed,
+        })),
         "missing": status.missing,
         "stopping": status.stopping,
     })
@@ -145,7 +165,7 @@ pub(crate) fn server_document(server: &ServerReport) -> Value {
 }
 
 /// Formats milliseconds since 1970 as RFC 3339, to the second.
-fn time(ms: u64) -> String {
+pub(crate) fn time(ms: u64) -> String {
     let seconds = i64::try_from(ms / 1000).unwrap_or(i64::MAX);
     jiff::Timestamp::from_second(seconds).map_or_else(|_| ms.to_string(), |time| time.to_string())
 }
@@ -216,7 +236,31 @@ fn wrongs(status: &GridStatus) -> Vec<String> {
             }
         }
         for id in &node.outdated {
-            wrongs.push(format!("{id}: runs with an older definition; `omero-grid server {id} restart` takes the new one"));
+            wrongs.push(format!("{id}: runs with an older definition; `omero-grid restart --rolling {id}` takes the new one"));
+        }
+    }
+    if let Some(why) = status
+        .rollout
+        .as_ref()
+        .and_then(|rollout| rollout.failed.as_ref())
+    {
+        wrongs.push(format!(
+            "the rolling restart stands still: {why}; `omero-grid restart --rolling --continue` or `--abort`"
+        ));
+    }
+    wrongs.extend(status.redirector.warnings.iter().cloned());
+    let mut servers = status.nodes.iter().flat_map(|node| &node.servers);
+    if status.redirector.policy == "configRedirector"
+        && let Some(redirect) = &status.redirector.redirect
+    {
+        let accepts = |server: &ServerReport| {
+            let accepting = server.blitz.as_ref().map(|blitz| blitz.accepting);
+            server.id == *redirect && accepting == Some(Accepting::Yes)
+        };
+        if !servers.any(accepts) {
+            wrongs.push(format!(
+                "the redirect {redirect} does not accept sessions; logins wait for it, or until the redirect moves"
+            ));
         }
     }
     wrongs
@@ -297,10 +341,22 @@ fn page(status: &GridStatus, now: u64) -> String {
         "\nsessions {sessions}, {}{redirect}",
         status.redirector.policy
     );
+    if let Some(rollout) = &status.rollout {
+        let turn = match &rollout.current {
+            Some(id) => format!("{id} has its turn, "),
+            None => String::new(),
+        };
+        let _ = writeln!(
+            page,
+            "rolling restart: {turn}{} done, {} to go",
+            rollout.done.len(),
+            rollout.waiting.len()
+        );
+    }
     for node in &status.nodes {
         let _ = writeln!(page, "\n{}", node_line(node));
         if node.state != NodeState::Down && !node.servers.is_empty() {
-            for line in table(node, now).to_string().lines() {
+            for line in table(node, &status.drains, now).to_string().lines() {
                 let _ = writeln!(page, "  {}", line.trim_end());
             }
         }
@@ -321,7 +377,7 @@ pub(crate) fn node_page(node: &NodeStatus) -> String {
     let table = if node.servers.is_empty() {
         String::new()
     } else {
-        table(node, clock::now().wall_ms).to_string()
+        table(node, &[], clock::now().wall_ms).to_string()
     };
     let lines = table.lines().map(|line| format!("\n  {}", line.trim_end()));
     std::iter::once(node_line(node)).chain(lines).collect()
@@ -353,7 +409,7 @@ fn node_line(node: &NodeStatus) -> String {
     line
 }
 
-fn table(node: &NodeStatus, now: u64) -> Table {
+fn table(node: &NodeStatus, drains: &[DrainStatus], now: u64) -> Table {
     let mut table = plain_table(&[
         "SERVER", "STATE", "PID", "UP", "RESTARTS", "SESSIONS", "NOTE",
     ]);
@@ -361,8 +417,11 @@ fn table(node: &NodeStatus, now: u64) -> Table {
         let (sessions, mut notes) = match &server.blitz {
             Some(blitz) => {
                 let mut notes = Vec::new();
-                if blitz.accepting != crate::model::Accepting::Yes {
+                if blitz.accepting != Accepting::Yes {
                     notes.push(format!("accepting: {}", blitz.accepting));
+                }
+                if blitz.internal > 0 {
+                    notes.push(format!("{} of services", blitz.internal));
                 }
                 for (what, is, why) in [
                     ("db", blitz.read_only.db, &blitz.read_only_reason.db),
@@ -379,6 +438,9 @@ fn table(node: &NodeStatus, now: u64) -> Table {
             }
             None => (String::new(), Vec::new()),
         };
+        if let Some(drain) = drains.iter().find(|drain| drain.server == server.id) {
+            notes.push(drain_note(drain));
+        }
         if !server.enabled {
             notes.push("disabled".to_owned());
         }
@@ -417,6 +479,19 @@ fn table(node: &NodeStatus, now: u64) -> Table {
         ]);
     }
     table
+}
+
+fn drain_note(drain: &DrainStatus) -> String {
+    let then = match drain.then {
+        _ if drain.restarting => "restarting".to_owned(),
+        Then::Nothing => "until undrained".to_owned(),
+        Then::Stop => "then stop".to_owned(),
+        Then::Restart => "then restart".to_owned(),
+    };
+    match drain.until_ms {
+        Some(until) if !drain.restarting => format!("{then}, at the latest {}", local_time(until)),
+        _ => then,
+    }
 }
 
 /// Returns a table without borders, as `kubectl` has them.

@@ -6,12 +6,12 @@ use clap::Args;
 
 use super::context::{Context, Grid, within};
 use super::failure::{Failure, code};
-use super::leftovers;
 use super::master_process::{Handover, launch, master_failure};
 use super::start::wait_until_up;
+use super::{drain, leftovers};
 use crate::config;
 use crate::descriptor::{self, Disk};
-use crate::ipc::message::client::{DescriptorSource, Request};
+use crate::ipc::message::client::{DescriptorSource, Request, RollAction};
 use crate::master::{LoadError, MasterError};
 use crate::sys::process::PidFd;
 
@@ -21,6 +21,12 @@ pub(crate) struct StopArgs {
     /// Stop waiting after this many seconds; the grid goes on stopping [default: wait until it has stopped]
     #[arg(long, value_name = "SECS")]
     wait: Option<u64>,
+    /// Take no new sessions and stop when the last one has ended
+    #[arg(long)]
+    drain: bool,
+    /// With --drain: close the sessions that are left after so many seconds [default: never]
+    #[arg(long, value_name = "SECS", requires = "drain")]
+    deadline: Option<u64>,
 }
 
 pub(crate) async fn stop(context: &Context, args: StopArgs) -> Result<(), Failure> {
@@ -33,6 +39,9 @@ pub(crate) async fn stop(context: &Context, args: StopArgs) -> Result<(), Failur
         Err(failure) => return Err(failure),
     };
     let (_, before) = grid.status().await?;
+    if args.drain {
+        drain::before_stop(context, &grid, args.deadline).await?;
+    }
     stop_grid(context, &grid, limit).await?;
     let names: Vec<_> = before
         .applications
@@ -47,7 +56,22 @@ pub(crate) async fn stop(context: &Context, args: StopArgs) -> Result<(), Failur
 
 async fn stop_grid(context: &Context, grid: &Grid, limit: Option<Duration>) -> Result<(), Failure> {
     let process = PidFd::of(grid.pid);
-    grid.call(Request::Stop).await?;
+    match grid.call(Request::Stop).await {
+        Ok(_) => {}
+        // It was stopping already, and has ended meanwhile.
+        Err(_) if process.is_none() => return Ok(()),
+        Err(failure) => {
+            let gone = async { process.as_ref().map(PidFd::ended)?.await.ok() };
+            if within(Some(Duration::from_secs(10)), gone)
+                .await
+                .flatten()
+                .is_some()
+            {
+                return Ok(());
+            }
+            return Err(failure);
+        }
+    }
     let bar = context.spinner();
     let stopping = async {
         let watching = grid.watch(None, |status| {
@@ -85,9 +109,50 @@ pub(crate) struct RestartArgs {
     /// How long to wait until every server is active again, in seconds
     #[arg(long, value_name = "SECS", default_value_t = 60)]
     wait: u64,
+    /// Restart the Blitzes one after another, each when its sessions have ended; everything else goes on
+    #[arg(long)]
+    rolling: bool,
+    /// With --rolling: these Blitzes, or all Blitzes of these nodes [default: every Blitz that runs]
+    #[arg(value_name = "ID|NODE", requires = "rolling")]
+    names: Vec<String>,
+    /// With --rolling: only those that run with an older definition than the one deployed
+    #[arg(long, requires = "rolling", conflicts_with = "names")]
+    outdated: bool,
+    /// With --rolling: close the sessions that are left on a Blitz after so many seconds [default: never]
+    #[arg(long, value_name = "SECS", requires = "rolling")]
+    deadline: Option<u64>,
+    /// With --rolling: go on after a failure
+    #[arg(long = "continue", requires = "rolling", conflicts_with_all = ["names", "outdated", "deadline"])]
+    go_on: bool,
+    /// With --rolling: restart no further Blitz
+    #[arg(long, requires = "rolling", conflicts_with_all = ["names", "outdated", "deadline", "go_on"])]
+    abort: bool,
+}
+
+async fn rolling(context: &Context, args: RestartArgs) -> Result<(), Failure> {
+    let grid = context.grid().await?;
+    let action = if args.abort {
+        RollAction::Abort
+    } else if args.go_on {
+        RollAction::Continue
+    } else {
+        RollAction::Start {
+            names: args.names,
+            outdated: args.outdated,
+            deadline_ms: args.deadline.map(|seconds| seconds.saturating_mul(1000)),
+        }
+    };
+    grid.call(Request::Roll { action }).await?;
+    if args.abort {
+        return context.say("no further Blitz is restarted");
+    }
+    drain::watch_rollout(context, &grid).await
 }
 
 pub(crate) async fn restart(context: &Context, args: RestartArgs) -> Result<(), Failure> {
+    if args.rolling {
+        return rolling(context, args).await;
+    }
     let grid = context.grid().await?;
     let (_, status) = grid.status().await?;
     // What does not hold is found before anything stops.

@@ -460,6 +460,9 @@ pub struct RedirectorStatus {
     /// What is not clear about it in what is deployed.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// The routing rules, in the order in which they are tried.
+    #[serde(default)]
+    pub routes: Vec<String>,
 }
 
 /// How a node is.

@@ -103,6 +103,7 @@ impl Core {
                 policy: self.policy.redirector.to_string(),
                 redirect: self.desired.redirect.clone(),
                 warnings: self.policy.warnings.clone(),
+                routes: self.policy.routes.iter().map(ToString::to_string).collect(),
             },
             missing: self.missing(),
             stopping: self.stopping,
