@@ -67,7 +67,7 @@ pub(crate) async fn reload(context: &Context) -> Result<(), Failure> {
     }
 }
 
-fn show(context: &Context, report: &DeployReport) -> Result<(), Failure> {
+pub(crate) fn show(context: &Context, report: &DeployReport) -> Result<(), Failure> {
     for warning in &report.warnings {
         context.say(warning)?;
     }

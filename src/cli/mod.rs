@@ -1,6 +1,7 @@
 //! The command line: parses, assembles the roles, turns errors into exit codes. Only this module ends the process.
 
 mod check;
+mod config;
 mod context;
 mod deploy;
 mod describe;
@@ -12,6 +13,7 @@ mod leftovers;
 mod logs;
 mod master_process;
 mod node;
+mod omero;
 mod redirect;
 mod roles;
 mod secret;
@@ -74,6 +76,8 @@ enum Command {
     Session(session::SessionCommand),
     /// Add and list users, set passwords
     User(user::UserCommand),
+    /// Read and change OMERO's configuration store, etc/grid/config.xml
+    Config(config::ConfigArgs),
     /// Show who did what, and what became of it
     Events(events::EventsArgs),
     /// Show the logs of a server, a node or the master; works without a running grid too
@@ -105,7 +109,14 @@ Exit codes:
 
 /// Runs the program and returns its exit code.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let arguments = match omero::arguments(std::env::args_os().collect()) {
+        Ok(arguments) => arguments,
+        Err(failure) => {
+            show(&failure);
+            return ExitCode::from(failure.code);
+        }
+    };
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; they go to standard output.
@@ -158,6 +169,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Undrain(args) => drain::undrain(&context, args).await,
             Command::Redirect(args) => redirect::redirect(&context, args).await,
             Command::Route(args) => redirect::route(&context, args).await,
+            Command::Config(args) => config::run(&context, args).await,
             Command::Events(args) => events::run(&context, args).await,
             Command::Session(args) => session::run(&context, args).await,
             Command::User(args) => user::run(&context, args).await,

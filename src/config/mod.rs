@@ -3,7 +3,10 @@
 mod keys;
 mod paths;
 mod profile;
+mod store;
+mod xml;
 
 pub use keys::is_live;
 pub use paths::Paths;
-pub use profile::{ProfileError, active_profile};
+pub use profile::{ProfileError, active_profile, store_path};
+pub use store::{ConfigError, ConfigStore};

@@ -3,18 +3,12 @@
 //! The file has one set of properties for each profile, and a set `__ACTIVE__` that names the active one
 //! (`omero.config.profile`). Reading changes nothing: not the file, not its mode, not its lock.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::descriptor::xml::{Element, Event, Reader, decode};
+use super::xml::Document;
+use crate::descriptor::xml::decode;
 use crate::descriptor::{Disk, MAX_FILE, Property, Source as _};
-
-/// The set that names the active profile.
-const ACTIVE: &str = "__ACTIVE__";
-
-/// Properties of the store itself; they are nobody's settings.
-const OWN: [&str; 2] = ["omero.config.profile", "omero.config.version"];
 
 /// A configuration store that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -48,42 +42,45 @@ pub enum ProfileError {
     },
 }
 
-/// Reads the properties of the active profile of OMERODIR; none where there is no store.
-pub fn active_profile(omero_dir: &Path) -> Result<Option<Vec<Property>>, ProfileError> {
-    let path = omero_dir.join("etc/grid/config.xml");
-    let bytes = match Disk.read(&path, MAX_FILE) {
+/// Returns where the store of OMERODIR is.
+pub fn store_path(omero_dir: &Path) -> PathBuf {
+    omero_dir.join("etc/grid/config.xml")
+}
+
+/// Reads a store; none where there is no file.
+pub(super) fn read(path: &Path) -> Result<Option<Document>, ProfileError> {
+    let bytes = match Disk.read(path, MAX_FILE) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(ProfileError::Read { path, source }),
+        Err(source) => {
+            return Err(ProfileError::Read {
+                path: path.to_owned(),
+                source,
+            });
+        }
     };
     if bytes.len() as u64 > MAX_FILE {
-        return Err(ProfileError::TooLarge { path });
+        return Err(ProfileError::TooLarge {
+            path: path.to_owned(),
+        });
     }
     let invalid = |(line, column), message| ProfileError::Invalid {
-        path: path.clone(),
+        path: path.to_owned(),
         line,
         column,
         message,
     };
     let text = decode(bytes).map_err(|message| invalid((1, 1), message))?;
-    let mut sets =
-        sets(&text).map_err(|(offset, message)| invalid(place(&text, offset), message))?;
-    let active = sets.remove(ACTIVE).unwrap_or_default();
-    let named = active
-        .iter()
-        .rev()
-        .find(|(name, _)| name == OWN[0])
-        .map(|(_, value)| value.as_str());
-    let profile = sets.remove(named.unwrap_or("default")).unwrap_or_default();
-    Ok(Some(
-        profile
-            .into_iter()
-            .filter(|(name, _)| !OWN.contains(&name.as_str()))
-            .collect(),
-    ))
+    Document::parse(&text)
+        .map(Some)
+        .map_err(|(offset, message)| invalid(place(&text, offset), message))
 }
 
-type Sets = BTreeMap<String, Vec<Property>>;
+/// Reads the properties of the active profile of OMERODIR; none where there is no store.
+pub fn active_profile(omero_dir: &Path) -> Result<Option<Vec<Property>>, ProfileError> {
+    let document = read(&store_path(omero_dir))?;
+    Ok(document.map(|document| document.properties(document.active())))
+}
 
 /// Returns line and column, from 1 and in characters, of an offset in bytes.
 fn place(text: &str, offset: u32) -> (usize, usize) {
@@ -99,57 +96,11 @@ fn place(text: &str, offset: u32) -> (usize, usize) {
     (before.matches('\n').count() + 1, column)
 }
 
-/// Reads every set of properties by its id. An error comes with its offset in bytes.
-fn sets(text: &str) -> Result<Sets, (u32, String)> {
-    let mut reader = Reader::new(0, text);
-    let mut sets = Sets::new();
-    let mut open: Vec<Element> = Vec::new();
-    loop {
-        let event = reader
-            .next()
-            .map_err(|error| (error.at.offset, error.message))?;
-        match event {
-            Event::Start(element) => {
-                match (open.as_slice(), element.name.as_str()) {
-                    ([], "icegrid") | ([_], "include") => {}
-                    ([], other) => {
-                        let message = format!(
-                            "expected <icegrid>, as `omero config` writes it, found <{other}>"
-                        );
-                        return Err((element.at.offset, message));
-                    }
-                    ([_], "properties") => drop(sets.entry(attribute(&element, "id")).or_default()),
-                    ([_, set], "property") => {
-                        let property = (attribute(&element, "name"), attribute(&element, "value"));
-                        sets.entry(attribute(set, "id")).or_default().push(property);
-                    }
-                    // What stands elsewhere is no setting.
-                    _ => {}
-                }
-                open.push(element);
-            }
-            Event::End { .. } => drop(open.pop()),
-            Event::Text(_) => {}
-            Event::Eof => return Ok(sets),
-        }
-    }
-}
-
-fn attribute(element: &Element, name: &str) -> String {
-    let found = element
-        .attributes
-        .iter()
-        .find(|attribute| attribute.name == name);
-    found
-        .map(|attribute| attribute.value.clone())
-        .unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Option<Vec<Property>>, ProfileError> {
+    fn profile(text: &str) -> Result<Option<Vec<Property>>, ProfileError> {
         let temp = tempfile::tempdir().unwrap();
         let dir = temp.path().join("etc/grid");
         std::fs::create_dir_all(&dir).unwrap();
@@ -167,14 +118,14 @@ mod tests {
             <include file="templates.xml"/></icegrid>"#;
         let expected = [("omero.data.dir", "/a&b\nc"), ("omero.x", "${literal}")];
         let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        assert_eq!(read(text).unwrap().unwrap(), expected);
+        assert_eq!(profile(text).unwrap().unwrap(), expected);
     }
 
     #[test]
     fn without_a_name_it_is_default_and_without_a_file_none() {
         let text = r#"<icegrid><properties id="default"><property name="a" value="1"/></properties></icegrid>"#;
         assert_eq!(
-            read(text).unwrap().unwrap(),
+            profile(text).unwrap().unwrap(),
             [("a".to_owned(), "1".to_owned())]
         );
         assert_eq!(active_profile(Path::new("/nowhere/at/all")).unwrap(), None);
@@ -189,7 +140,7 @@ mod tests {
             "no xml",
             "<!DOCTYPE x [<!ENTITY a \"b\">]><icegrid/>",
         ] {
-            let error = read(text).unwrap_err().to_string();
+            let error = profile(text).unwrap_err().to_string();
             assert!(error.contains("config.xml:1:"), "{text}: {error}");
         }
     }

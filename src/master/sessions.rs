@@ -298,7 +298,13 @@ impl ClientHandler {
         }
         let (_, owner) = self.find(session).await?;
         let seen = world.blitzes.iter().find(|blitz| blitz.id == owner);
-        if owner != to && seen.is_some_and(|blitz| blitz.answers) {
+        if owner == to {
+            return Err(Refusal::new(
+                RefusalKind::Refused,
+                format!("session {session} is on {to} already"),
+            ));
+        }
+        if seen.is_some_and(|blitz| blitz.answers) {
             let request = blitz::Request::Give {
                 session,
                 to: to.to_string(),

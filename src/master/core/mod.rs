@@ -598,7 +598,7 @@ impl Core {
         };
         match news {
             News::State { state, pid, reason } => {
-                let before = node.state;
+                let (before, had_process) = (node.state, node.pid.is_some());
                 if before != state {
                     info!(node = %name, from = %before, to = %state, pid, reason, "node");
                 }
@@ -616,7 +616,9 @@ impl Core {
                     }
                     NodeState::Starting | NodeState::Up | NodeState::Stopping => {}
                 }
+                // A node that is not to run goes down as it is first looked at.
                 if before != state
+                    && (had_process || state != NodeState::Down)
                     && matches!(state, NodeState::Up | NodeState::Down | NodeState::Lost)
                 {
                     let text = match &node.reason {
