@@ -1,6 +1,7 @@
 //! Tests that run the program.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod allocation;
 mod bad_input;
 mod deploy;
 mod descriptor;

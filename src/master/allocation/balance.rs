@@ -85,6 +85,11 @@ impl Balancing {
         self.policy == LoadBalancingPolicy::Adaptive
     }
 
+    /// Returns the load that counts; none where it does not matter.
+    pub(crate) fn load_of(&self, candidate: &Candidate) -> Option<f64> {
+        self.is_adaptive().then(|| candidate.load[self.sample])
+    }
+
     fn key(&self, candidate: &Candidate) -> f64 {
         (candidate.load[self.sample] / ALIKE).floor()
     }

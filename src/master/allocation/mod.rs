@@ -222,7 +222,12 @@ fn entry<'c>(
         _ => ("no replica group", &implicit, free.to_vec()),
     };
     let chosen = balancing.pick(&members, turn, dice);
-    steps.push(format!("entry: {} by {balancing} ({name})", chosen.id));
+    let load = balancing.load_of(chosen);
+    let load = load.map_or(String::new(), |load| format!(", load {load:.2}"));
+    steps.push(format!(
+        "entry: {} by {balancing} ({name}{load})",
+        chosen.id
+    ));
     chosen
 }
 
