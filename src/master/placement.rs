@@ -237,7 +237,7 @@ impl ClientHandler {
             };
             if waiting.is_none() {
                 waiting = Some(self.wait_in_line()?);
-                self.start_on_demand(&snapshot).await?;
+                self.start_on_demand(facts, &snapshot).await?;
             }
             let limit = snapshot.world.policy.wait(slowest_start(&snapshot.world));
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + limit);
@@ -296,7 +296,7 @@ impl ClientHandler {
     }
 
     /// Starts a Blitz that waits for somebody to need it; refuses where there is no Blitz at all.
-    async fn start_on_demand(&self, snapshot: &Snapshot) -> Result<(), Refusal> {
+    async fn start_on_demand(&self, facts: &Facts, snapshot: &Snapshot) -> Result<(), Refusal> {
         if snapshot.world.blitzes.is_empty() && snapshot.revision > 0 {
             return Err(Refusal::new(
                 RefusalKind::NotFound,
@@ -304,7 +304,9 @@ impl ClientHandler {
             )
             .hint("deploy a descriptor with one; descriptors/default.xml shows how"));
         }
-        let Some(report) = reports(snapshot).find(|report| is_on_demand(report)) else {
+        let wanted = allocation::to_be_started(facts, &snapshot.world);
+        let mut reports = reports(snapshot).filter(|report| is_on_demand(report));
+        let Some(report) = reports.find(|report| wanted.iter().any(|c| c.id == report.id)) else {
             return Ok(());
         };
         let action = ServerAction::Act {
@@ -407,4 +409,74 @@ fn is_on_demand(report: &ServerReport) -> bool {
         && report.activation == Activation::OnDemand
         && report.enabled
         && report.state == ServerState::Inactive
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::master::allocation::{Candidate, Policy, Redirector};
+
+    fn world(count: usize) -> World {
+        let blitz = |n: usize| Candidate {
+            id: format!("Blitz-{n}").parse().unwrap(),
+            accepts: true,
+            coming: false,
+            put_away: false,
+            read_only: false,
+            sessions: 0,
+            internal: 0,
+            weight: 1.0,
+            node: "n".parse().unwrap(),
+            load_factor: None,
+            load: [0.0; 3],
+            startup: None,
+            answers: true,
+            away_since_ms: None,
+        };
+        World {
+            policy: Arc::new(Policy {
+                redirector: Redirector::Scale,
+                ..Policy::default()
+            }),
+            redirect: None,
+            blitzes: (0..count).map(blitz).collect(),
+        }
+    }
+
+    /// The Blitzes' own counts do not move: they lag behind, as they do in a burst.
+    #[test]
+    fn a_burst_does_not_meet_on_one_blitz() {
+        let (allocator, world) = (Allocator::default(), world(4));
+        let flights: Vec<_> = (0..64)
+            .map(|_| {
+                let verdict = allocator.decide(&Facts::default(), &world, &[]);
+                let Decision::Use(server) = verdict.decision else {
+                    panic!("{verdict:?}");
+                };
+                Flight {
+                    allocator: &allocator,
+                    server,
+                }
+            })
+            .collect();
+        let counts: Vec<u64> = allocator.in_flight().values().copied().collect();
+        assert_eq!(counts, [16; 4]);
+        drop(flights);
+        assert!(allocator.in_flight().is_empty());
+    }
+
+    /// A guard against a slip of some orders, not a measurement: that is in `benches`.
+    #[test]
+    fn a_decision_over_64_blitzes_takes_no_time() {
+        let (allocator, world) = (Allocator::default(), world(64));
+        let since = std::time::Instant::now();
+        for _ in 0..1000 {
+            allocator.decide(&Facts::default(), &world, &[]);
+        }
+        let each = since.elapsed() / 1000;
+        println!("{each:?} for one decision");
+        assert!(each < Duration::from_millis(2), "{each:?}");
+    }
 }

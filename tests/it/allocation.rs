@@ -263,7 +263,9 @@ fn a_route_is_a_promise() {
 
     grid.run("drain Blitz-1 --no-wait").ok();
     let since = Instant::now();
-    grid.run(CREATE).exits(5).says(&["1s", "Blitz-1"]);
+    grid.run(CREATE)
+        .exits(5)
+        .says(&["1s", "Blitz-1", "route 2"]);
     assert!(
         since.elapsed() < Duration::from_secs(15),
         "omero.grid.create.wait"
@@ -420,4 +422,24 @@ fn a_creation_whose_blitz_or_node_dies_is_carried_to_another() {
         all.sort();
         (all == uuids).then_some(())
     });
+}
+
+/// What hangs keeps nobody waiting for long, and what it finishes later doubles nothing.
+#[test]
+fn a_blitz_that_hangs_is_passed_over_until_it_answers() {
+    let grid = grid(2, &[("omero.cluster.redirector", "configRedirector")]);
+    grid.start();
+    grid.run("redirect set Blitz-0").ok();
+    let pid = grid.pid("Blitz-0");
+    kill(pid, Signal::SIGSTOP);
+    assert_eq!(opened(&grid), "Blitz-1");
+    let page = grid.run("route test --user root").ok().stdout;
+    assert!(
+        page.contains("the redirect Blitz-0 does not accept sessions now"),
+        "{page}"
+    );
+    kill(pid, Signal::SIGCONT);
+    assert_eq!(opened(&grid), "Blitz-0", "as soon as it answers");
+    let expected = [("Blitz-0".to_owned(), 1), ("Blitz-1".to_owned(), 1)];
+    assert_eq!(spread(&grid), expected.into());
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use self::balance::Balancing;
 pub(crate) use self::policy::{Policy, Redirector};
+use self::route::Route;
 use crate::model::{NodeName, ServerId};
 
 /// Above so many Blitzes the scale redirector compares two at random: nearly as even, and a burst does not meet on one.
@@ -27,6 +28,8 @@ pub(crate) struct Candidate {
     pub(crate) accepts: bool,
     /// It is on its way: starting, or waiting for its turn.
     pub(crate) coming: bool,
+    /// It is to take no sessions: it is drained, was stopped, or is disabled, or its node is.
+    pub(crate) put_away: bool,
     /// It reads its database or its repository only.
     pub(crate) read_only: bool,
     /// Sessions that are open or being opened.
@@ -114,7 +117,16 @@ pub(crate) fn decide(
     let policy = &*world.policy;
     let redirect = world.redirect.as_ref();
     let mut steps = Vec::new();
-    let among = confined(facts, policy, &world.blitzes, &mut steps);
+    let (route, among) = confined(facts, world);
+    match route {
+        Some(route) => steps.push(format!("{route}: {}", names(&among))),
+        None if policy.routes.is_empty() => {}
+        None => steps.push("no route matches".to_owned()),
+    }
+    let of_route = |why: String| match route {
+        Some(route) => format!("{why}, and {route} allows no other"),
+        None => why,
+    };
     let wait = |why: String, mut steps: Vec<String>| {
         steps.push(format!("wait: {why}"));
         Verdict {
@@ -124,7 +136,7 @@ pub(crate) fn decide(
     };
     let accepting: Vec<&Candidate> = among.iter().copied().filter(|c| c.accepts).collect();
     if accepting.is_empty() {
-        return wait(nobody(&among), steps);
+        return wait(of_route(nobody(&among)), steps);
     }
     let (full, mut free): (Vec<_>, Vec<_>) = accepting.into_iter().partition(|c| c.is_full(policy));
     if !full.is_empty() {
@@ -132,10 +144,10 @@ pub(crate) fn decide(
     }
     if free.is_empty() {
         let max = policy.max_sessions.unwrap_or_default();
-        let why = format!(
+        let why = of_route(format!(
             "{} have {max} sessions, the most they may have",
             names(&full)
-        );
+        ));
         steps.push(format!("refuse: {why}"));
         return Verdict {
             decision: Decision::Full(why),
@@ -150,6 +162,12 @@ pub(crate) fn decide(
             if let Some(target) = free.iter().find(|c| c.id == *redirect) {
                 steps.push(format!("configRedirector: the redirect is {redirect}"));
                 target
+            } else if tried.contains(redirect) {
+                // Whoever was with it when it went has waited enough.
+                steps.push(format!(
+                    "configRedirector: the redirect {redirect} has just failed"
+                ));
+                entry(policy, &free, turn, dice, &mut steps)
             } else if among.iter().any(|c| c.id == *redirect && !c.accepts) {
                 // It moves when the redirect's own rules say so; creations wait meanwhile.
                 return wait(
@@ -179,22 +197,25 @@ pub(crate) fn decide(
     }
 }
 
-/// Applies the first routing rule that matches; all Blitzes without one.
-fn confined<'c>(
-    facts: &Facts,
-    policy: &Policy,
-    candidates: &'c [Candidate],
-    steps: &mut Vec<String>,
-) -> Vec<&'c Candidate> {
-    let Some(route) = policy.routes.iter().find(|route| route.matches(facts)) else {
-        if !policy.routes.is_empty() {
-            steps.push("no route matches".to_owned());
-        }
-        return candidates.iter().collect();
-    };
-    let takes = |c: &&Candidate| route.takes(c, &policy.groups);
-    let among: Vec<_> = candidates.iter().filter(takes).collect();
-    steps.push(format!("{route}: {}", names(&among)));
+/// Returns the first routing rule that matches, and the Blitzes that it leaves; all of them without one.
+fn confined<'w>(facts: &Facts, world: &'w World) -> (Option<&'w Route>, Vec<&'w Candidate>) {
+    let policy = &*world.policy;
+    let route = policy.routes.iter().find(|route| route.matches(facts));
+    let takes = |c: &&Candidate| route.is_none_or(|route| route.takes(c, &policy.groups));
+    (route, world.blitzes.iter().filter(takes).collect())
+}
+
+/// Returns the Blitzes that would take a session if they ran, where none of those that run takes it.
+pub(crate) fn to_be_started<'w>(facts: &Facts, world: &'w World) -> Vec<&'w Candidate> {
+    let (_, mut among) = confined(facts, world);
+    let is_redirect = |c: &&Candidate| Some(&c.id) == world.redirect.as_ref();
+    if world.policy.redirector == Redirector::Config && among.iter().any(is_redirect) {
+        among.retain(is_redirect);
+    }
+    if among.iter().any(|c| c.accepts) {
+        among.clear();
+    }
+    among.retain(|c| !c.put_away);
     among
 }
 

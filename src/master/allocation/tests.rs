@@ -15,6 +15,7 @@ fn blitz(n: usize, sessions: u64) -> Candidate {
         id: id(n),
         accepts: true,
         coming: false,
+        put_away: false,
         read_only: false,
         sessions,
         internal: 0,
@@ -82,6 +83,10 @@ fn the_redirect_takes_every_session_and_is_waited_for() {
         choose(&config, Some(&zero), &blitzes),
         Decision::Wait(_)
     ));
+    // Whoever was with it when it went is not kept waiting.
+    let left = world(&config, Some(&zero), &blitzes);
+    let decided = decide(&Facts::default(), &left, &[id(0)], 0, &mut dice(1));
+    assert_eq!(decided.decision, Decision::Use(id(1)));
     // Without a redirect the entry keeps it.
     assert_eq!(choose(&config, None, &blitzes), Decision::Use(id(1)));
 }
@@ -153,6 +158,38 @@ fn a_route_confines_the_choice_and_is_a_promise() {
         matches!(go("public", &blitzes), Decision::Wait(_)),
         "never on a Blitz that writes"
     );
+}
+
+#[test]
+fn only_who_would_get_the_session_is_started_for_it() {
+    let table = [
+        // Redirector, redirect, the route's target, those who accept → those to be started.
+        (Redirector::Null, None, None, vec![], vec![0, 1, 2]),
+        (Redirector::Null, None, None, vec![1], vec![]),
+        (Redirector::Null, None, Some(2), vec![1], vec![2]),
+        (Redirector::Config, Some(0), None, vec![1], vec![0]),
+        (Redirector::Config, Some(0), Some(2), vec![], vec![2]),
+        (Redirector::Config, Some(3), None, vec![], vec![]),
+    ];
+    for (redirector, redirect, target, accept, expected) in table {
+        let route = target.map(|n| Route::parse(1, &format!("* -> Blitz-{n}")).unwrap());
+        let policy = Policy {
+            routes: route.into_iter().collect(),
+            ..policy(redirector)
+        };
+        let mut blitzes: Vec<_> = (0..4).map(|n| blitz(n, 0)).collect();
+        for (n, blitz) in blitzes.iter_mut().enumerate() {
+            blitz.accepts = accept.contains(&n);
+        }
+        // It was stopped: nobody's need starts it.
+        blitzes[3].put_away = true;
+        let redirect = redirect.map(id);
+        let world = world(&policy, redirect.as_ref(), &blitzes);
+        let started = to_be_started(&Facts::default(), &world);
+        let started: Vec<_> = started.iter().map(|c| c.id.clone()).collect();
+        let expected: Vec<_> = expected.into_iter().map(id).collect();
+        assert_eq!(started, expected, "{redirector:?} {redirect:?} {target:?}");
+    }
 }
 
 #[test]
@@ -288,6 +325,7 @@ proptest! {
             Decision::Full(_) => prop_assert!(!blitzes.iter().any(may)),
             Decision::Wait(_) => {
                 let awaits_redirect = redirector == Redirector::Config
+                    && !redirect.as_ref().is_some_and(|id| tried.contains(id))
                     && blitzes.iter().any(|c| Some(&c.id) == redirect.as_ref() && !c.accepts);
                 prop_assert!(awaits_redirect || !blitzes.iter().any(may));
             }

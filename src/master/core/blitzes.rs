@@ -14,7 +14,7 @@ use crate::master::allocation::{Candidate, Policy, Redirector, World};
 use crate::master::desired::Change;
 use crate::master::redirect::{self, Next, Seen};
 use crate::master::state::Happening;
-use crate::model::{Accepting, NodeState, ServerId, ServerState};
+use crate::model::{Accepting, NodeName, NodeState, ServerId, ServerState};
 
 /// When a redirect that could not be written is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -76,19 +76,7 @@ impl Core {
             } else {
                 absent.entry(id.clone()).or_insert(now);
             }
-            let wish = self.desired.wish(id);
-            let runs = report.is_some_and(|report| report.pid.is_some());
-            let put_away = if self.desired.drains.contains_key(id) {
-                Some("is being drained")
-            } else if wish.goal == Goal::Stopped {
-                Some("was stopped")
-            } else if !wish.enabled && !runs {
-                Some("is disabled")
-            } else if !self.desired.wants_node(&placed.node) {
-                Some("was stopped with its node")
-            } else {
-                None
-            };
+            let put_away = self.put_away(id, &placed.node, report);
             let since = absent.get(id);
             seen.push(Seen {
                 id: id.clone(),
@@ -101,6 +89,28 @@ impl Core {
         }
         (self.absent, self.startups) = (absent, startups);
         seen
+    }
+
+    /// Returns what an administrator did to a Blitz so that it takes no sessions.
+    fn put_away(
+        &self,
+        id: &ServerId,
+        node: &NodeName,
+        report: Option<&ServerReport>,
+    ) -> Option<&'static str> {
+        let wish = self.desired.wish(id);
+        let runs = report.is_some_and(|report| report.pid.is_some());
+        if self.desired.drains.contains_key(id) {
+            Some("is being drained")
+        } else if wish.goal == Goal::Stopped {
+            Some("was stopped")
+        } else if !wish.enabled && !runs {
+            Some("is disabled")
+        } else if !self.desired.wants_node(node) {
+            Some("was stopped with its node")
+        } else {
+            None
+        }
     }
 
     pub(super) fn report(&self, id: &ServerId) -> Option<&ServerReport> {
@@ -137,6 +147,7 @@ impl Core {
                 Candidate {
                     id: id.clone(),
                     accepts,
+                    put_away: self.put_away(id, &placed.node, report).is_some(),
                     coming: wanted && !accepts && node.is_some_and(|n| n.state != NodeState::Down),
                     read_only: reads_only(report),
                     sessions: blitz.map_or(0, |blitz| blitz.sessions),
