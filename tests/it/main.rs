@@ -1,12 +1,16 @@
 //! Tests that run the program.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod allocation;
 mod bad_input;
 mod deploy;
 mod descriptor;
 mod documents;
+mod drain;
 mod generated;
 mod harness;
+mod moving;
+mod omero_name;
 mod sessions;
 mod sockets;
 mod start;
