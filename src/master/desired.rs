@@ -197,6 +197,16 @@ impl Desired {
         placements.peek().is_some() && placements.all(|placement| placement.is_manual())
     }
 
+    /// Returns what load averages of a node's host are multiplied by, where that is said (`load-factor`).
+    pub(crate) fn load_factor(&self, node: &NodeName) -> Option<f64> {
+        let mut placements = self
+            .applications
+            .values()
+            .filter_map(|a| a.deployment.nodes.get(node));
+        let factor = placements.find_map(|placement| placement.load_factor.trim().parse().ok());
+        factor.filter(|factor: &f64| factor.is_finite() && *factor >= 0.0)
+    }
+
     /// Returns whether the node has to run.
     pub(crate) fn wants_node(&self, node: &NodeName) -> bool {
         match (self.nodes.get(node), &self.selection) {

@@ -130,12 +130,15 @@ impl Handler<ClientLink> for ClientHandler {
                 group,
                 agent,
                 client,
-            } => Ok(self.explain(&Facts {
-                user,
-                group,
-                agent,
-                client,
-            })),
+            } => {
+                let facts = Facts {
+                    user,
+                    group,
+                    agent,
+                    client,
+                };
+                Ok(self.explain(&facts).await)
+            }
             Request::Blitz { request } => {
                 let server = self.any_blitz()?;
                 self.ask(&server, *request).await.map(|reply| Reply::Blitz {
@@ -297,9 +300,10 @@ impl ClientHandler {
     ) -> Result<blitz::Reply, Refusal> {
         let snapshot = self.shared.now();
         let node = snapshot.node_of(server).ok_or_else(|| no_server(server))?;
+        // Its server may live and be reached in a moment, or another may do as well.
         let down = || {
             Refusal::new(
-                RefusalKind::NotFound,
+                RefusalKind::Unavailable,
                 format!("node {node} of server {server} is not up"),
             )
             .hint(format!("omero-grid node {node} start"))

@@ -8,6 +8,7 @@ mod desired;
 mod directory;
 mod drain;
 mod handler;
+mod loads;
 mod node_task;
 mod placement;
 mod plan;

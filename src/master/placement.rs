@@ -15,12 +15,13 @@ use uuid::Uuid;
 
 use super::allocation::{self, Decision, Facts, World};
 use super::handler::{ClientHandler, no_server, reports, strange};
+use super::loads::Loads;
 use super::shared::Snapshot;
 use crate::ipc::message::blitz::{self, Create};
 use crate::ipc::message::client::{Placed, Reply, ServerAction};
 use crate::ipc::message::node::{self, Action, ServerReport};
 use crate::ipc::{Refusal, RefusalKind};
-use crate::model::{Activation, ServerId, ServerState};
+use crate::model::{Accepting, Activation, ServerId, ServerState};
 use crate::telemetry::local_time;
 
 /// How long a Blitz may take to answer a creation before another is asked. Checking a password takes a fraction of a second, a delay
@@ -39,6 +40,8 @@ pub(crate) struct Allocator {
     /// Counts the decisions.
     turn: AtomicUsize,
     waiting: AtomicUsize,
+    /// How busy the hosts are.
+    loads: Loads,
     /// Sessions that are being opened, by Blitz: its own count does not have them yet.
     in_flight: Mutex<BTreeMap<ServerId, u64>>,
     /// One question to each Blitz that is silent, which waits for as long as it takes.
@@ -61,6 +64,7 @@ impl Allocator {
         // Held over the decision, so that two at once do not see the same counts.
         let mut in_flight = self.in_flight();
         let mut world = world.clone();
+        self.loads.fill_in(&mut world.blitzes);
         for blitz in &mut world.blitzes {
             blitz.sessions += in_flight.get(&blitz.id).copied().unwrap_or(0);
         }
@@ -186,6 +190,23 @@ impl ClientHandler {
                 format!("server {via} is no built-in Blitz"),
             ));
         }
+        let blitz = snapshot.world.blitzes.iter().find(|b| b.id == *via);
+        if let Some(blitz) = blitz.filter(|b| self.shared.link(&b.node).is_none()) {
+            return Err(Refusal::new(
+                RefusalKind::NotFound,
+                format!("node {} of server {via} is not up", blitz.node),
+            )
+            .hint(format!("omero-grid node {} start", blitz.node)));
+        }
+        // Its drain is in force before it has heard of it.
+        let accepting = report.blitz.as_ref().map(|blitz| blitz.accepting);
+        if let Some(Accepting::Draining | Accepting::Drained) = accepting {
+            return Err(Refusal::new(
+                RefusalKind::Refused,
+                format!("{via} takes no new sessions: it is being drained"),
+            )
+            .hint(format!("omero-grid undrain {via}")));
+        }
         Ok(())
     }
 
@@ -199,6 +220,8 @@ impl ClientHandler {
         let mut snapshots = self.shared.snapshot.subscribe();
         let mut waiting = None;
         loop {
+            self.know_loads().await;
+            // Only now: what was decided meanwhile, a drain above all, holds.
             let snapshot = snapshots.borrow_and_update().clone();
             let verdict = self.allocator.decide(facts, &snapshot.world, tried);
             debug!(user = ?facts.user, steps = ?verdict.steps, "placed a session");
@@ -230,6 +253,11 @@ impl ClientHandler {
                 }
             }
         }
+    }
+
+    async fn know_loads(&self) {
+        let world = self.shared.now().world;
+        self.allocator.loads.refresh(&self.shared, &world).await;
     }
 
     fn wait_in_line(&self) -> Result<Waiting<'_>, Refusal> {
@@ -326,7 +354,8 @@ impl ClientHandler {
     }
 
     /// Explains where a session would go.
-    pub(super) fn explain(&self, facts: &Facts) -> Reply {
+    pub(super) async fn explain(&self, facts: &Facts) -> Reply {
+        self.know_loads().await;
         let snapshot = self.shared.now();
         let verdict = self.allocator.decide(facts, &snapshot.world, &[]);
         let server = match verdict.decision {

@@ -14,6 +14,7 @@ use super::supervisor::Supervisor;
 use crate::ipc::message::node::{Action, Event, NodeLink, Reply, Request};
 use crate::ipc::{CallError, Handler, Peer, Refusal, RefusalKind};
 use crate::model::ServerId;
+use crate::sys::host::Load;
 
 /// How many messages wait for a slow master; what happens meanwhile is told as one change.
 const QUEUE: usize = 16;
@@ -37,7 +38,11 @@ impl Handler<NodeLink> for Answers {
             Request::Blitz { server, request } => {
                 let context = supervisor.context();
                 if context.board.get(&server).is_none() {
-                    return Err(unknown(&server));
+                    // A node that has just been started may not have been told of it yet.
+                    return Err(Refusal {
+                        kind: RefusalKind::Unavailable,
+                        ..unknown(&server)
+                    });
                 }
                 let client = context.blitzes.client(&server).ok_or_else(|| {
                     Refusal::new(
@@ -58,6 +63,10 @@ impl Handler<NodeLink> for Answers {
                     }
                 }
             }
+            Request::Load => match Load::read() {
+                Ok(Load { averages, cpus }) => Ok(Reply::Load { averages, cpus }),
+                Err(error) => Err(Refusal::new(RefusalKind::Failed, error.to_string())),
+            },
             Request::Stop => {
                 info!(peer = ?peer.hello.name, "asked to stop");
                 supervisor.stop();

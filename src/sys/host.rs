@@ -1,5 +1,7 @@
 //! What the kernel says about this host.
 
+use std::io;
+
 /// The host as `uname` describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
@@ -31,5 +33,58 @@ impl Host {
             version: text(uname.version()),
             machine: text(uname.machine()),
         })
+    }
+}
+
+/// How busy the host is.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Load {
+    /// The load averages over 1, 5 and 15 minutes.
+    pub averages: [f64; 3],
+    /// How many threads run at once.
+    pub cpus: u32,
+}
+
+impl Load {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    ///
+    /// Where `/proc/loadavg` cannot be read, or is not what it is on Linux.
+    pub fn read() -> io::Result<Self> {
+        let text = std::fs::read_to_string("/proc/loadavg")?;
+        let averages = averages(&text)
+            .ok_or_else(|| io::Error::other(format!("/proc/loadavg holds {text:?}")))?;
+        let cpus = std::thread::available_parallelism()?.get();
+        Ok(Self {
+            averages,
+            cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+        })
+    }
+}
+
+fn averages(text: &str) -> Option<[f64; 3]> {
+    let mut numbers = text.split_whitespace().map(|word| {
+        let number: Option<f64> = word.parse().ok();
+        number.filter(|number| number.is_finite() && *number >= 0.0)
+    });
+    Some([numbers.next()??, numbers.next()??, numbers.next()??])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_averages_are_the_first_three_numbers() {
+        assert_eq!(
+            averages("1.52 0.80 0.43 2/812 4711\n"),
+            Some([1.52, 0.8, 0.43])
+        );
+        for text in ["", "1.0 2.0", "1.0 NaN 3.0", "1.0 -2 3.0", "a b c"] {
+            assert_eq!(averages(text), None, "{text}");
+        }
+        let load = Load::read().expect("Linux has load averages");
+        assert!(load.cpus > 0);
     }
 }

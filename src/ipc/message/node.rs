@@ -37,6 +37,8 @@ pub enum Request {
     },
     /// Stops every server in reverse order of their dependencies, then ends: [`Reply::Stopping`] at once; the connection ends with the node.
     Stop,
+    /// How busy its host is: [`Reply::Load`].
+    Load,
 }
 
 /// Something to be done to a server.
@@ -120,10 +122,19 @@ pub enum Goal {
 #[serde(tag = "type", rename_all = "snake_case")]
 #[expect(missing_docs, reason = "named for what they are")]
 pub enum Reply {
-    Configured { generation: u64 },
+    Configured {
+        generation: u64,
+    },
     Server(Box<ServerReport>),
-    Blitz { reply: Box<blitz::Reply> },
+    Blitz {
+        reply: Box<blitz::Reply>,
+    },
     Stopping,
+    /// `averages`: the load averages over 1, 5 and 15 minutes; `cpus`: how many threads run at once.
+    Load {
+        averages: [f64; 3],
+        cpus: u32,
+    },
 }
 
 /// How a server is.

@@ -8,7 +8,7 @@ use std::fmt;
 use super::{Candidate, Dice};
 use crate::descriptor::{LoadBalancing, LoadBalancingPolicy};
 
-/// The smallest difference of load averages that counts: below it hosts are alike, and sessions decide.
+/// The smallest difference of loads that counts: below it hosts are alike, and sessions decide.
 const ALIKE: f64 = 0.25;
 
 /// How one of several Blitzes is picked.
@@ -78,6 +78,16 @@ impl Balancing {
             LoadBalancingPolicy::Ordered | LoadBalancingPolicy::RoundRobin => order[0],
             LoadBalancingPolicy::Random | LoadBalancingPolicy::Adaptive => order[dice(offered)],
         }
+    }
+
+    /// Returns whether it depends on how busy the hosts are.
+    pub(crate) fn is_adaptive(&self) -> bool {
+        self.policy == LoadBalancingPolicy::Adaptive
+    }
+
+    /// Returns the load that counts; none where it does not matter.
+    pub(crate) fn load_of(&self, candidate: &Candidate) -> Option<f64> {
+        self.is_adaptive().then(|| candidate.load[self.sample])
     }
 
     fn key(&self, candidate: &Candidate) -> f64 {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use self::balance::Balancing;
 pub(crate) use self::policy::{Policy, Redirector};
-use crate::model::ServerId;
+use crate::model::{NodeName, ServerId};
 
 /// Above so many Blitzes the scale redirector compares two at random: nearly as even, and a burst does not meet on one.
 const HANDFUL: usize = 4;
@@ -35,7 +35,11 @@ pub(crate) struct Candidate {
     pub(crate) internal: u64,
     /// How many sessions it carries in comparison with the others; more than zero.
     pub(crate) weight: f64,
-    /// The load averages of its host over 1, 5 and 15 minutes.
+    /// The node that runs it.
+    pub(crate) node: NodeName,
+    /// What a load average of its host is multiplied by (`load-factor`); by the number of its processors divided where absent.
+    pub(crate) load_factor: Option<f64>,
+    /// The load of its host over 1, 5 and 15 minutes: the averages times the factor.
     pub(crate) load: [f64; 3],
     /// How long its last start-up took.
     pub(crate) startup: Option<Duration>,
@@ -218,7 +222,12 @@ fn entry<'c>(
         _ => ("no replica group", &implicit, free.to_vec()),
     };
     let chosen = balancing.pick(&members, turn, dice);
-    steps.push(format!("entry: {} by {balancing} ({name})", chosen.id));
+    let load = balancing.load_of(chosen);
+    let load = load.map_or(String::new(), |load| format!(", load {load:.2}"));
+    steps.push(format!(
+        "entry: {} by {balancing} ({name}{load})",
+        chosen.id
+    ));
     chosen
 }
 

@@ -156,6 +156,12 @@ impl Policy {
             .unwrap_or_else(|| LEAST.max(startup.unwrap_or_default() * 2))
     }
 
+    /// Returns whether an entry may depend on how busy the hosts are.
+    pub(crate) fn asks_for_load(&self) -> bool {
+        self.redirector != Redirector::Scale
+            && (self.groups.is_empty() || self.groups.values().any(|g| g.balancing.is_adaptive()))
+    }
+
     pub(crate) fn weight(&self, server: &ServerId) -> f64 {
         self.weights.get(server).copied().unwrap_or(1.0)
     }

@@ -19,6 +19,8 @@ fn blitz(n: usize, sessions: u64) -> Candidate {
         sessions,
         internal: 0,
         weight: 1.0,
+        node: "n".parse().unwrap(),
+        load_factor: None,
         load: [0.0; 3],
         startup: None,
         answers: true,

@@ -142,6 +142,9 @@ impl Core {
                     sessions: blitz.map_or(0, |blitz| blitz.sessions),
                     internal: blitz.map_or(0, |blitz| blitz.internal),
                     weight: self.policy.weight(id),
+                    node: placed.node.clone(),
+                    load_factor: self.desired.load_factor(&placed.node),
+                    // Known where sessions are placed: it changes all the time, and nobody else wants to hear of it.
                     load: [0.0; 3],
                     startup: self.startups.get(id).copied(),
                     answers: blitz.is_some() && !self.shared.silent.borrow().contains(id),
