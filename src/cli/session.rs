@@ -33,6 +33,17 @@ enum Command {
         /// The Blitz to open it on [default: the grid chooses]
         #[arg(long, value_name = "ID")]
         via: Option<ServerId>,
+        /// The group to work in [default: the user's own]
+        #[arg(
+            long,
+            value_name = "NAME",
+            default_value = "",
+            hide_default_value = true
+        )]
+        group: String,
+        /// What the client calls itself
+        #[arg(long, value_name = "TEXT", default_value = "omero-grid")]
+        agent: String,
         #[command(flatten)]
         password: PasswordArgs,
     },
@@ -88,10 +99,11 @@ pub(crate) async fn run(context: &Context, args: SessionCommand) -> Result<(), F
         Command::Create {
             user,
             via,
+            group,
+            agent,
             password,
         } => {
             let password = password.read(&format!("password of {user}"), false)?;
-            let agent = "omero-grid".to_owned();
             let create = Create {
                 user,
                 password,
@@ -100,7 +112,7 @@ pub(crate) async fn run(context: &Context, args: SessionCommand) -> Result<(), F
                 time_to_idle_ms: None,
                 time_to_live_ms: None,
                 token: None,
-                group: String::new(),
+                group,
                 event: String::new(),
             };
             placed(

@@ -19,6 +19,8 @@ pub(crate) struct Seen {
     pub(crate) known: bool,
     /// It has a process.
     pub(crate) runs: bool,
+    /// It has none, and is not to have one: nothing brings it back by itself.
+    pub(crate) stays_down: bool,
     /// When that was started, milliseconds since 1970.
     pub(crate) started_ms: Option<u64>,
     /// What it says of new sessions, while it answers.
@@ -56,10 +58,11 @@ pub(crate) fn next(drain: &Drain, seen: Seen, now_ms: u64) -> Step {
             _ => Step::Wait(None),
         };
     }
-    let gone = seen.known && !seen.runs;
+    // The sessions of one that crashed come back with it. One that does not come back has until the deadline to do so.
+    let late = drain.until_ms.is_some_and(|until| until <= now_ms);
+    let gone = seen.stays_down || (seen.known && !seen.runs && late);
     let drained = seen.accepting == Some(Accepting::Drained);
     match drain.then {
-        // One that does not run has nothing to wait for, but its sessions: they come back with it, so it stays for a restart.
         Then::Stop if drained || gone => return Step::Stop,
         Then::Restart if drained || gone => return Step::Restart,
         Then::Nothing if drained || gone => return Step::Wait(None),
@@ -76,7 +79,7 @@ pub(crate) fn next(drain: &Drain, seen: Seen, now_ms: u64) -> Step {
 
 /// Returns whether a Blitz that the grid's stop waits for is done.
 pub(crate) fn is_done(seen: Seen) -> bool {
-    !seen.deployed || (seen.known && !seen.runs) || seen.accepting == Some(Accepting::Drained)
+    !seen.deployed || seen.stays_down || seen.accepting == Some(Accepting::Drained)
 }
 
 /// What to do about restarting Blitzes one after another.

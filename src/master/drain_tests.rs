@@ -21,6 +21,7 @@ fn seen(accepting: Accepting) -> Seen {
         deployed: true,
         known: true,
         runs: true,
+        stays_down: false,
         started_ms: Some(1),
         accepting: Some(accepting),
         failed: false,
@@ -31,6 +32,7 @@ const GONE: Seen = Seen {
     deployed: true,
     known: true,
     runs: false,
+    stays_down: true,
     started_ms: None,
     accepting: None,
     failed: false,
@@ -49,11 +51,22 @@ fn what_follows_waits_until_the_blitz_says_that_it_is_drained() {
         }
         assert_eq!(next(&drain, seen(Accepting::Drained), 99), step);
         assert_eq!(next(&drain, GONE, 99), step);
-        let unknown = Seen {
-            known: false,
+        let crashed = Seen {
+            stays_down: false,
             ..GONE
         };
-        assert_eq!(next(&drain, unknown, 99), Step::Wait(None));
+        let unknown = Seen {
+            known: false,
+            ..crashed
+        };
+        for seen in [crashed, unknown] {
+            assert_eq!(next(&drain, seen, 99), Step::Wait(None), "it may come back");
+        }
+        let late = Drain {
+            until_ms: Some(99),
+            ..drain
+        };
+        assert_eq!(next(&late, crashed, 99), step);
     }
 }
 
@@ -97,7 +110,7 @@ prop_compose! {
         failed in any::<bool>(),
     ) -> Seen {
         // Nobody answers without a process.
-        Seen { deployed, known, runs, started_ms, accepting: accepting.filter(|_| known && runs), failed }
+        Seen { stays_down: known && !runs && failed, deployed, known, runs, started_ms, accepting: accepting.filter(|_| known && runs), failed }
     }
 }
 

@@ -322,7 +322,7 @@ impl ClientHandler {
     }
 
     /// Notes that a Blitz left somebody waiting: it is not offered until it has answered something.
-    fn is_silent(&self, server: &ServerId) {
+    pub(super) fn is_silent(&self, server: &ServerId) {
         let newly = self
             .shared
             .silent

@@ -46,6 +46,7 @@ impl ClientHandler {
         session: SessionId,
         request: &blitz::Request,
     ) -> Result<(ServerId, blitz::Reply), Refusal> {
+        let deadline = Instant::now() + PATIENCE;
         let known = self.shared.directory().owner(session).cloned();
         if let Some(server) = known.filter(|server| self.answers(server)) {
             match self.ask_in_time(&server, request.clone()).await {
@@ -59,7 +60,6 @@ impl ClientHandler {
                 Err(refusal) => return Err(refusal),
             }
         }
-        let deadline = Instant::now() + PATIENCE;
         let mut snapshots = self.shared.snapshot.subscribe();
         let mut held = false;
         loop {
@@ -68,6 +68,7 @@ impl ClientHandler {
                 Ok(found) => found,
                 // Nobody can say; somebody may soon.
                 Err(refusal) if refusal.kind == RefusalKind::Unavailable => {
+                    // Cancel safe: a watch loses nothing.
                     match tokio::time::timeout_at(deadline, snapshots.changed()).await {
                         Ok(Ok(())) => continue,
                         Ok(Err(_)) | Err(_) => return Err(refusal),
@@ -77,7 +78,7 @@ impl ClientHandler {
             };
             let seen = world.blitzes.iter().find(|blitz| blitz.id == owner);
             let mut refusal = None;
-            if seen.is_some_and(|blitz| blitz.answers) {
+            if seen.is_some() && self.answers(&owner) {
                 match self.ask_in_time(&owner, request.clone()).await {
                     Ok(reply) => return Ok((owner, reply)),
                     Err(error) if error.kind == RefusalKind::Unavailable => refusal = Some(error),
@@ -160,7 +161,7 @@ impl ClientHandler {
     async fn find(&self, session: SessionId) -> Result<(blitz::Session, ServerId), Refusal> {
         let world = self.shared.now().world;
         let mut last = None;
-        for blitz in world.blitzes.iter().filter(|blitz| blitz.answers) {
+        for blitz in world.blitzes.iter().filter(|blitz| self.answers(&blitz.id)) {
             match self
                 .ask_in_time(&blitz.id, blitz::Request::Find { session })
                 .await
@@ -184,11 +185,11 @@ impl ClientHandler {
     }
 
     fn answers(&self, server: &ServerId) -> bool {
+        // What is silent is so at once, before the core has published it.
         let world = self.shared.now().world;
-        world
-            .blitzes
-            .iter()
-            .any(|blitz| blitz.id == *server && blitz.answers)
+        let mut blitzes = world.blitzes.iter();
+        blitzes.any(|blitz| blitz.id == *server && blitz.answers)
+            && !self.shared.silent.borrow().contains(server)
     }
 
     async fn ask_in_time(
@@ -198,10 +199,13 @@ impl ClientHandler {
     ) -> Result<blitz::Reply, Refusal> {
         match tokio::time::timeout(ANSWER, self.ask(server, request)).await {
             Ok(answer) => answer,
-            Err(_) => Err(Refusal::new(
-                RefusalKind::Unavailable,
-                format!("Blitz {server} has not answered for {ANSWER:?}"),
-            )),
+            Err(_) => {
+                self.is_silent(server);
+                Err(Refusal::new(
+                    RefusalKind::Unavailable,
+                    format!("Blitz {server} has not answered for {ANSWER:?}"),
+                ))
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::{Core, no_such, stopping};
 use crate::ipc::message::blitz;
 use crate::ipc::message::client::{DrainRequest, DrainStatus, RollAction, RolloutStatus, Then};
-use crate::ipc::message::node::{self, Action, Goal};
+use crate::ipc::message::node::{self, Action, Goal, is_to_run};
 use crate::ipc::{Refusal, RefusalKind};
 use crate::master::desired::{Change, Drain, Rollout, Wish};
 use crate::master::drain::{self, Seen, Step, Turn};
@@ -64,12 +64,23 @@ impl Core {
             // Of a node that is not to run there is nothing to be heard.
             known: report.is_some() || !node_wanted,
             runs: report.is_some_and(|report| report.pid.is_some()),
+            stays_down: self.stays_down(id, node_wanted),
             started_ms: report.and_then(|report| report.started_ms),
             accepting: report
                 .and_then(|report| report.blitz.as_ref())
                 .map(|blitz| blitz.accepting),
             failed,
         }
+    }
+
+    /// Returns whether a Blitz has no process and is not to have one.
+    fn stays_down(&self, id: &ServerId, node_wanted: bool) -> bool {
+        let Some(report) = self.report(id) else {
+            return !node_wanted;
+        };
+        let wish = self.desired.wish(id);
+        report.pid.is_none()
+            && !(node_wanted && is_to_run(wish.goal, wish.enabled, report.activation))
     }
 
     /// Does what is due for one drain; false if nothing is.
