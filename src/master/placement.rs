@@ -76,6 +76,15 @@ impl Allocator {
         }
         verdict
     }
+
+    /// Counts a session as being opened.
+    fn take_off(&self, server: ServerId) -> Flight<'_> {
+        *self.in_flight().entry(server.clone()).or_default() += 1;
+        Flight {
+            allocator: self,
+            server,
+        }
+    }
 }
 
 /// A session that is being opened, for as long as the value lives.
@@ -232,7 +241,13 @@ impl ClientHandler {
                         server,
                     });
                 }
-                Decision::Full(why) => return Err(self.full(why, &snapshot).await),
+                Decision::Full(why, full) => {
+                    let max = snapshot.world.policy.max_sessions.unwrap_or_default();
+                    return match self.room(&full, tried, max).await {
+                        Some(server) => Ok(self.allocator.take_off(server)),
+                        None => Err(self.full(why, &full).await),
+                    };
+                }
                 Decision::Wait(why) => why,
             };
             if waiting.is_none() {
@@ -272,11 +287,25 @@ impl ClientHandler {
         Ok(waiting)
     }
 
+    /// Returns a Blitz that has room by now: counts lag behind, and creations that were counted may have failed.
+    async fn room(&self, full: &[ServerId], tried: &[ServerId], max: u64) -> Option<ServerId> {
+        for server in full.iter().filter(|server| !tried.contains(server)) {
+            let asked = self.ask(server, blitz::Request::Status);
+            if let Ok(Ok(blitz::Reply::Status(status))) =
+                tokio::time::timeout(PATIENCE, asked).await
+                && status.sessions.saturating_sub(status.internal) < max
+            {
+                return Some(server.clone());
+            }
+        }
+        None
+    }
+
     /// Says when to try again, where every Blitz has as many sessions as it may have.
-    async fn full(&self, why: String, snapshot: &Snapshot) -> Refusal {
+    async fn full(&self, why: String, full: &[ServerId]) -> Refusal {
         let mut next: Option<u64> = None;
-        for blitz in snapshot.world.blitzes.iter().filter(|blitz| blitz.accepts) {
-            let asked = self.ask(&blitz.id, blitz::Request::Outlook);
+        for server in full {
+            let asked = self.ask(server, blitz::Request::Outlook);
             if let Ok(Ok(blitz::Reply::Outlook(outlook))) =
                 tokio::time::timeout(PATIENCE, asked).await
             {
@@ -369,7 +398,7 @@ impl ClientHandler {
                 });
                 Some(server)
             }
-            Decision::Wait(_) | Decision::Full(_) => None,
+            Decision::Wait(_) | Decision::Full(..) => None,
         };
         Reply::Route {
             server,
@@ -392,7 +421,7 @@ impl ClientHandler {
                 });
                 Some(server)
             }
-            Decision::Wait(_) | Decision::Full(_) => None,
+            Decision::Wait(_) | Decision::Full(..) => None,
         }
     }
 }

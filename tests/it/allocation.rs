@@ -343,9 +343,12 @@ fn caps_send_to_the_next_blitz_and_then_say_when_to_try_again() {
     grid.run(CREATE)
         .exits(6)
         .says(&["the most they may have", "the next session ends at"]);
-    let session = text(&grid.json("session list").as_array().unwrap()[0]["id"]);
-    grid.run(&format!("session close {session}")).ok();
-    opened(&grid);
+    // There is room from the moment that a session has ended, whatever was counted before.
+    for _ in 0..5 {
+        let session = text(&grid.json("session list").as_array().unwrap()[0]["id"]);
+        grid.run(&format!("session close {session}")).ok();
+        opened(&grid);
+    }
 }
 
 #[test]

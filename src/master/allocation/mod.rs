@@ -93,8 +93,8 @@ pub(crate) enum Decision {
     Use(ServerId),
     /// Nobody takes it now; somebody may soon.
     Wait(String),
-    /// Everybody who would take it has as many sessions as it may have.
-    Full(String),
+    /// Everybody who would take it has as many sessions as it may have, by what was last heard of these.
+    Full(String, Vec<ServerId>),
 }
 
 /// A decision, and how it came about.
@@ -150,7 +150,7 @@ pub(crate) fn decide(
         ));
         steps.push(format!("refuse: {why}"));
         return Verdict {
-            decision: Decision::Full(why),
+            decision: Decision::Full(why, full.into_iter().map(|c| c.id.clone()).collect()),
             steps,
         };
     }

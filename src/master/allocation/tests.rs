@@ -107,7 +107,7 @@ fn a_full_blitz_is_passed_over_and_internal_sessions_fill_none() {
     blitzes[1].sessions = 5;
     assert!(matches!(
         choose(&policy, Some(&zero), &blitzes),
-        Decision::Full(_)
+        Decision::Full(..)
     ));
     blitzes[0].internal = 1;
     assert_eq!(choose(&policy, Some(&zero), &blitzes), Decision::Use(zero));
@@ -322,7 +322,7 @@ proptest! {
                 let others = blitzes.iter().any(|c| may(c) && !tried.contains(&c.id));
                 prop_assert!(!others || !tried.contains(&chosen.id));
             }
-            Decision::Full(_) => prop_assert!(!blitzes.iter().any(may)),
+            Decision::Full(..) => prop_assert!(!blitzes.iter().any(may)),
             Decision::Wait(_) => {
                 let awaits_redirect = redirector == Redirector::Config
                     && !redirect.as_ref().is_some_and(|id| tried.contains(id))

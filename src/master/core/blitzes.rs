@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::{Core, no_such};
+use crate::descriptor::ServerDescriptor;
 use crate::ipc::message::client::RedirectChange;
 use crate::ipc::message::node::{Goal, ServerReport, is_to_run};
 use crate::ipc::{Refusal, RefusalKind};
@@ -84,7 +85,7 @@ impl Core {
                 read_only: reads_only(report),
                 put_away,
                 absent_since: since.map(|at| at.saturating_duration_since(self.begun)),
-                startup: startups.get(id).copied(),
+                startup: startup(startups.get(id), report, &placed.descriptor),
             });
         }
         (self.absent, self.startups) = (absent, startups);
@@ -157,7 +158,7 @@ impl Core {
                     load_factor: self.desired.load_factor(&placed.node),
                     // Known where sessions are placed: it changes all the time, and nobody else wants to hear of it.
                     load: [0.0; 3],
-                    startup: self.startups.get(id).copied(),
+                    startup: startup(self.startups.get(id), report, &placed.descriptor),
                     answers: blitz.is_some() && !self.shared.silent.borrow().contains(id),
                     away_since_ms: match report {
                         Some(report) if blitz.is_none() => Some(
@@ -254,6 +255,17 @@ impl Core {
     }
 }
 
+/// Returns how long the last start-up of a Blitz took. Of its first one only the limit is known, while it is under way.
+fn startup(
+    last: Option<&Duration>,
+    report: Option<&ServerReport>,
+    descriptor: &ServerDescriptor,
+) -> Option<Duration> {
+    let starts = report.is_some_and(|report| report.state == ServerState::Activating);
+    last.copied()
+        .or_else(|| starts.then(|| descriptor.activation_timeout()))
+}
+
 fn reads_only(report: Option<&ServerReport>) -> bool {
     let blitz = report.and_then(|report| report.blitz.as_ref());
     blitz.is_some_and(|blitz| blitz.read_only.db || blitz.read_only.repo)
@@ -261,4 +273,33 @@ fn reads_only(report: Option<&ServerReport>) -> bool {
 
 fn refused(message: String) -> Refusal {
     Refusal::new(RefusalKind::Refused, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_first_start_may_take_what_the_descriptor_allows() {
+        let descriptor = ServerDescriptor {
+            activation_timeout: "90".to_owned(),
+            ..ServerDescriptor::default()
+        };
+        let report = |state| -> ServerReport {
+            let report = serde_json::json!({
+                "id": "Blitz-0", "activation": "always", "enabled": true, "state": state, "restarts": 0,
+            });
+            serde_json::from_value(report).unwrap()
+        };
+        let took = Duration::from_secs(7);
+        let limit = Some(Duration::from_secs(90));
+        let (activating, inactive) = (report("activating"), report("inactive"));
+        assert_eq!(startup(None, Some(&activating), &descriptor), limit);
+        assert_eq!(startup(None, Some(&inactive), &descriptor), None);
+        assert_eq!(startup(None, None, &descriptor), None);
+        assert_eq!(
+            startup(Some(&took), Some(&activating), &descriptor),
+            Some(took)
+        );
+    }
 }
