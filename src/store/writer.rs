@@ -127,7 +127,9 @@ fn work(mut store: impl Store, owner: &Owner, mut jobs: mpsc::Receiver<Job>) {
                 None
             };
         }
-        if !answers.is_empty() {
+        #[cfg(feature = "planted-bug")]
+        let answers = planted_bug(&writes, answers);
+        if !writes.is_empty() {
             let result = store.write(owner, &writes).map_err(failed);
             answer_writes(result, answers);
         }
@@ -145,6 +147,28 @@ fn work(mut store: impl Store, owner: &Owner, mut jobs: mpsc::Receiver<Job>) {
             }
         }
     }
+}
+
+/// Acknowledges sessions before they are on disk, so that the tests can show that they would notice.
+#[cfg(feature = "planted-bug")]
+fn planted_bug(
+    writes: &[Write],
+    answers: Vec<(usize, Answer<Vec<Outcome>>)>,
+) -> Vec<(usize, Answer<Vec<Outcome>>)> {
+    if !writes
+        .iter()
+        .all(|write| matches!(write, Write::Open { .. }))
+    {
+        return answers;
+    }
+    let done = vec![Outcome::Done; writes.len()];
+    answer_writes(Ok(done), answers);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "time for the process to be killed in"
+    )]
+    thread::sleep(std::time::Duration::from_millis(50));
+    Vec::new()
 }
 
 fn failed(error: StoreError) -> CallError {

@@ -3,6 +3,7 @@
 
 mod allocation;
 mod bad_input;
+mod chaos;
 mod deploy;
 mod descriptor;
 mod documents;

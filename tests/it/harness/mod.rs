@@ -89,6 +89,11 @@ impl std::ops::Deref for Run {
 }
 
 impl Run {
+    /// Returns the document on standard output if the command succeeded.
+    pub(crate) fn json_if_ok(self) -> Option<Value> {
+        (self.status == 0).then(|| self.json())
+    }
+
     /// Asserts that the command succeeded.
     #[track_caller]
     pub(crate) fn ok(self) -> Done {
