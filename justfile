@@ -20,6 +20,10 @@ doc:
 test:
     cargo test --locked
 
+# Shows that the chaos test notices a bug that is planted for it. After `test`, which builds the checker.
+planted:
+    OMERO_GRID_CHAOS_SECONDS=15 cargo test --locked --features planted-bug --test it chaos::no_session
+
 # Measures what the README's table says. Not a CI job: machines differ.
 bench:
     cargo bench --locked --bench grid
