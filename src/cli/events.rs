@@ -58,7 +58,10 @@ pub(crate) async fn run(context: &Context, args: EventsArgs) -> Result<(), Failu
         return context.json(&documents);
     }
     show(context, &shown, &mut names)?;
-    while args.follow {
+    if !args.follow {
+        return Ok(());
+    }
+    loop {
         match grid.call(ask(Some(last), PAGE, WAIT_MS)).await {
             Ok(Reply::Events { events }) => {
                 last = events.last().map_or(last, |event| event.id);
@@ -70,7 +73,6 @@ pub(crate) async fn run(context: &Context, args: EventsArgs) -> Result<(), Failu
             Err(lost) => grid = context.grid().await.map_err(|_| lost)?,
         }
     }
-    Ok(())
 }
 
 fn show(
