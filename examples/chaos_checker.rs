@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::process::ExitCode;
 
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
@@ -40,7 +41,7 @@ impl Report {
     }
 }
 
-fn main() {
+fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     let [_, dir, phase] = args.as_slice() else {
         panic!("chaos_checker DIR running|stopped");
@@ -64,7 +65,7 @@ fn main() {
         rows.len(),
         report.wrong.len()
     );
-    std::process::exit(i32::from(!report.wrong.is_empty()));
+    ExitCode::from(u8::from(!report.wrong.is_empty()))
 }
 
 /// Reads what every client was told: sessions by UUID, and every token with what came of it.
