@@ -344,3 +344,186 @@ async fn everybody_who_waits_is_answered_by_what_was_asked() {
     drop(handle);
     thread.join().unwrap();
 }
+
+/// A store in which the named servers hold their leases.
+fn with_living(dir: &Path, living: &'static [&'static str]) -> Sqlite {
+    Sqlite::open(&dir.join("grid.db"))
+        .unwrap()
+        .with_leases(move |server| living.contains(&server))
+}
+
+#[test]
+fn a_session_is_taken_only_from_a_server_that_does_not_live() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut first = made(temp.path());
+    let zero = first.adopt("Blitz-0", "a").unwrap().owner;
+    let row = session(Some("t"));
+    let uuid = row.uuid;
+    assert_eq!(
+        one(&mut first, &zero, Write::open(row.clone())),
+        Outcome::Done
+    );
+
+    let mut held = with_living(temp.path(), &["Blitz-0", "Blitz-1"]);
+    let one_ = held.adopt("Blitz-1", "b").unwrap().owner;
+    assert!(
+        matches!(one(&mut held, &one_, Write::Take { uuid }), Outcome::Held { server, .. } if server == "Blitz-0")
+    );
+    let mut gone = with_living(temp.path(), &["Blitz-1"]);
+    assert!(
+        matches!(one(&mut gone, &one_, Write::Take { uuid }), Outcome::Taken { from, row } if from == "Blitz-0" && row.uuid == uuid)
+    );
+    // Its own by now: to take it again finds nothing to do.
+    assert!(
+        matches!(one(&mut held, &one_, Write::Take { uuid }), Outcome::Taken { from, .. } if from == "Blitz-1")
+    );
+    // Whoever had it has lost it, and its next life does not have it.
+    let access = Write::Access { uuid, at_ms: 2000 };
+    assert_eq!(one(&mut first, &zero, access.clone()), Outcome::Lost);
+    assert_eq!(first.adopt("Blitz-0", "c").unwrap().sessions, []);
+    assert_eq!(one(&mut held, &one_, access), Outcome::Done);
+    // A life that is over takes nothing.
+    let later = gone.adopt("Blitz-1", "d").unwrap();
+    assert_eq!(later.sessions.len(), 1);
+    assert_eq!(
+        one(&mut gone, &one_, Write::Take { uuid }),
+        Outcome::Superseded
+    );
+    let close = Write::Close {
+        uuid,
+        at_ms: 3000,
+        reason: Reason::Closed,
+    };
+    assert_eq!(one(&mut gone, &later.owner, close), Outcome::Done);
+    assert_eq!(
+        one(&mut gone, &later.owner, Write::Take { uuid }),
+        Outcome::Lost
+    );
+}
+
+#[test]
+fn a_session_is_given_only_to_a_server_that_lives() {
+    let temp = tempfile::tempdir().unwrap();
+    drop(made(temp.path()));
+    let mut store = with_living(temp.path(), &["Blitz-0", "Blitz-1"]);
+    let zero = store.adopt("Blitz-0", "a").unwrap().owner;
+    let first = store.adopt("Blitz-1", "b").unwrap().owner;
+    store.adopt("Blitz-2", "c").unwrap();
+    let row = session(None);
+    let uuid = row.uuid;
+    one(&mut store, &zero, Write::open(row));
+    let give = |to: &str| Write::Give {
+        uuid,
+        to: to.to_owned(),
+        at_ms: 5000,
+    };
+    assert_eq!(one(&mut store, &zero, give("Blitz-2")), Outcome::NoHolder);
+    assert_eq!(one(&mut store, &first, give("Blitz-1")), Outcome::Lost);
+    assert_eq!(one(&mut store, &zero, give("Blitz-1")), Outcome::Done);
+    assert_eq!(one(&mut store, &zero, give("Blitz-1")), Outcome::Lost);
+    // With the epoch of the receiver, so that its writes reach it at once.
+    let access = Write::Access { uuid, at_ms: 6000 };
+    assert_eq!(one(&mut store, &first, access), Outcome::Done);
+    let found = store.session(uuid).unwrap().unwrap();
+    assert_eq!(
+        (found.server.as_str(), found.row.last_access_ms),
+        ("Blitz-1", 6000)
+    );
+}
+
+#[test]
+fn a_life_is_shortened_and_never_lengthened() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = made(temp.path());
+    let owner = store.adopt("Blitz-0", "a").unwrap().owner;
+    let row = session(None);
+    let uuid = row.uuid;
+    one(&mut store, &owner, Write::open(row));
+    let mut shorten = |at_ms: u64, live_ms: u64| {
+        let write = Write::Shorten {
+            uuid,
+            at_ms,
+            live_ms,
+        };
+        one(&mut store, &owner, write)
+    };
+    // It began at 1000 and had no limit.
+    assert_eq!(shorten(5000, 10_000), Outcome::TimeToLive(14_000));
+    assert_eq!(shorten(5000, 50_000), Outcome::TimeToLive(14_000));
+    assert_eq!(shorten(6000, 1000), Outcome::TimeToLive(6000));
+    assert_eq!(shorten(0, 0), Outcome::TimeToLive(1), "0 would be no limit");
+}
+
+#[test]
+fn a_user_has_so_many_sessions_over_all_servers_and_services_do_not_count() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = made(temp.path());
+    let owners = ["Blitz-0", "Blitz-1"].map(|id| store.adopt(id, "p").unwrap().owner);
+    let mut open = |server: usize, event: &str, token: Option<&str>| {
+        let row = SessionRow {
+            event: event.to_owned(),
+            ..session(token)
+        };
+        let write = Write::Open {
+            row,
+            max_user: Some(2),
+        };
+        one(&mut store, &owners[server], write)
+    };
+    assert_eq!(open(0, "Internal", None), Outcome::Done);
+    assert_eq!(open(0, "User", Some("first")), Outcome::Done);
+    assert_eq!(open(1, "User", None), Outcome::Done);
+    let full = Outcome::UserFull {
+        open: 2,
+        next_end_ms: Some(601_000),
+    };
+    assert_eq!(open(1, "User", None), full);
+    // To ask again for what was opened is no further session.
+    assert!(matches!(
+        open(1, "User", Some("first")),
+        Outcome::TokenUsed(_)
+    ));
+}
+
+#[test]
+fn what_nobody_comes_back_for_is_ended_by_whoever_starts() {
+    let temp = tempfile::tempdir().unwrap();
+    drop(made(temp.path()));
+    let mut store = with_living(temp.path(), &["Blitz-0"]);
+    let now = now_ms();
+    let with = |store: &mut Sqlite, server: &str, last_access_ms: u64, ttl: u64| {
+        let owner = store.adopt(server, "p").unwrap().owner;
+        let row = SessionRow {
+            started_ms: last_access_ms,
+            last_access_ms,
+            time_to_live_ms: ttl,
+            ..session(None)
+        };
+        let uuid = row.uuid;
+        one(store, &owner, Write::open(row));
+        uuid
+    };
+    let living = with(&mut store, "Blitz-0", 1000, 1000);
+    let long_gone = with(&mut store, "Blitz-1", 1000, 0);
+    let lived = with(&mut store, "Blitz-2", now - 5000, 1000);
+    let away = with(&mut store, "Blitz-3", now - 700_000, 0);
+    store.adopt("Blitz-4", "p").unwrap();
+    let ended = |uuid| {
+        store_ended(
+            &mut Sqlite::open(&temp.path().join("grid.db")).unwrap(),
+            uuid,
+        )
+    };
+    assert_eq!(ended(living), None, "its own matter");
+    assert_eq!(ended(long_gone), Some(Reason::Idle));
+    assert_eq!(ended(lived), Some(Reason::Lived));
+    assert_eq!(
+        ended(away),
+        None,
+        "it may come back yet: downtime is not idle time"
+    );
+}
+
+fn store_ended(store: &mut Sqlite, uuid: SessionId) -> Option<Reason> {
+    store.session(uuid).unwrap().unwrap().ended
+}
