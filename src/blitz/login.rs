@@ -17,12 +17,13 @@ use tracing::{info, warn};
 
 use super::clock::Clock;
 use super::properties::Settings;
+use super::service::store_refusal;
 use super::tasks::Tasks;
 use super::throttle::{Crowded, Throttle};
 use crate::ipc::{Refusal, RefusalKind};
 use crate::model::Secret;
 use crate::store::password::{self, MAX_PASSWORD, Verdict};
-use crate::store::{CallError, StoreHandle, UserRow};
+use crate::store::{StoreHandle, UserRow};
 
 /// How long a password that verified is remembered.
 const REMEMBERED: Duration = Duration::from_secs(300);
@@ -125,7 +126,7 @@ impl Login {
 
     /// Looks the user up, and returns the row if this very password verified lately against the hash that is stored now.
     async fn remembered(&self, name: &str, password: &Secret) -> Result<Option<UserRow>, Refusal> {
-        let Some(user) = self.store.user(name).await.map_err(unavailable)? else {
+        let Some(user) = self.store.user(name).await.map_err(store_refusal)? else {
             return Ok(None);
         };
         let now = self.clock.now().mono;
@@ -140,7 +141,11 @@ impl Login {
         turn: OwnedSemaphorePermit,
         password: Secret,
     ) -> Result<Checked, Refusal> {
-        let user = self.store.user(&attempt.name).await.map_err(unavailable)?;
+        let user = self
+            .store
+            .user(&attempt.name)
+            .await
+            .map_err(store_refusal)?;
         let required = self.password_required || user.as_ref().is_some_and(|user| user.admin);
         let (row, text) = (user.clone(), password.clone());
         let verdict = self
@@ -314,10 +319,6 @@ fn crowded(crowded: Crowded) -> Refusal {
         Crowded::Names => "too many logins are waiting; try again",
     };
     Refusal::new(RefusalKind::Refused, message)
-}
-
-fn unavailable(error: CallError) -> Refusal {
-    Refusal::new(RefusalKind::Failed, error.to_string())
 }
 
 #[cfg(test)]

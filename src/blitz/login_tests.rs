@@ -4,10 +4,10 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::blitz::properties::Properties;
-use crate::store::{Owner, Sqlite, Store, Write};
+use crate::store::{Sqlite, Store, Write};
 
-/// A store with user `ann`, whose password is `omero`, and the owner to write in its name.
-fn store(dir: &Path) -> (Sqlite, Owner) {
+/// A store with user `ann`, whose password is `omero`.
+fn store(dir: &Path) -> Sqlite {
     let mut store = Sqlite::create(&dir.join("grid.db")).unwrap();
     let owner = store.adopt("Blitz-0", "p").unwrap().owner;
     let ann = Write::AddUser {
@@ -17,7 +17,7 @@ fn store(dir: &Path) -> (Sqlite, Owner) {
         at_ms: 1,
     };
     store.write(&owner, &[ann]).unwrap();
-    (store, owner)
+    store
 }
 
 struct Fixture {
@@ -27,10 +27,11 @@ struct Fixture {
     _temp: tempfile::TempDir,
 }
 
-fn fixture() -> Fixture {
+async fn fixture() -> Fixture {
     let temp = tempfile::tempdir().unwrap();
-    let (store, owner) = store(temp.path());
-    let (store, _thread) = StoreHandle::spawn(store, owner).unwrap();
+    let store = store(temp.path());
+    let opened = StoreHandle::open(|| Ok(Box::new(store)), "Blitz-0", "q").await;
+    let store = opened.unwrap().store;
     let settings = Settings::of(&Properties::default()).unwrap();
     let login = Login::new(store.clone(), Clock::start(), &settings, 2);
     Fixture {
@@ -51,7 +52,7 @@ impl Fixture {
 
 #[tokio::test(start_paused = true)]
 async fn the_second_wrong_password_is_answered_late_and_the_next_one_waits() {
-    let f = fixture();
+    let f = fixture().await;
     let start = Instant::now();
     let first = f.attempt("ann", "x").await.unwrap_err();
     assert!(start.elapsed() < Duration::from_secs(1));
@@ -78,7 +79,7 @@ async fn the_second_wrong_password_is_answered_late_and_the_next_one_waits() {
 
 #[tokio::test(start_paused = true)]
 async fn guessing_in_parallel_or_hanging_up_gains_nothing() {
-    let f = fixture();
+    let f = fixture().await;
     let start = Instant::now();
     let mut guesses = tokio::task::JoinSet::new();
     for n in 0..5 {
@@ -117,7 +118,7 @@ async fn guessing_in_parallel_or_hanging_up_gains_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_remembered_password_is_not_held_up_by_guessing_until_the_hash_changes() {
-    let f = fixture();
+    let f = fixture().await;
     f.attempt("ann", "omero").await.unwrap();
     f.attempt("ann", "x").await.unwrap_err();
     let start = Instant::now();

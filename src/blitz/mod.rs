@@ -5,6 +5,7 @@
 
 mod clock;
 mod hub;
+mod lease;
 mod login;
 mod ownership;
 mod properties;
@@ -29,6 +30,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use clock::Clock;
+use lease::Lease;
 use login::Login;
 use properties::{Properties, Settings};
 use service::{Blitz, Parts};
@@ -37,7 +39,8 @@ use crate::config::Paths;
 use crate::ipc::message::blitz::BlitzLink;
 use crate::ipc::{Address, AddressError, Hello, ListenError, Listener, Role, RunDir};
 use crate::model::{InvalidName, ServerId};
-use crate::store::{Sqlite, Store, StoreError, StoreHandle};
+use crate::store::{self, Opened, Sqlite, Store, StoreChoice, StoreError, StoreHandle};
+use crate::sys::clock::since_boot;
 use crate::sys::marks::MARK as SERVER;
 use crate::telemetry::chain;
 
@@ -211,15 +214,15 @@ async fn serve(
     // Held until this function ends; the kernel releases it with the process.
     let _lock = lock(&server, paths.state(), &address)?;
     let uuid = Uuid::new_v4().to_string();
-    let leases = (run_dir.clone(), paths.state().to_owned());
-    let mut sqlite = Sqlite::open(&paths.store())
-        .map_err(BlitzError::Store)?
-        .with_leases(move |server| is_held(server, &leases.0, &leases.1));
-    let adopted = sqlite
-        .adopt(server.as_str(), &uuid)
+    let asked = since_boot();
+    let Opened {
+        store,
+        thread,
+        adopted,
+        lease,
+    } = open_store(&settings.store, &server, &paths, &run_dir, &uuid)
+        .await
         .map_err(BlitzError::Store)?;
-    let (store, thread) =
-        StoreHandle::spawn(sqlite, adopted.owner.clone()).map_err(BlitzError::Store)?;
     let clock = Clock::start();
     let login = Login::new(store.clone(), clock, &settings, cores);
     let blitz = Blitz::new(Parts {
@@ -229,6 +232,7 @@ async fn serve(
         settings,
         clock,
         store: store.clone(),
+        lease: Lease::new(lease, asked),
         login,
     });
     blitz.resume(adopted).await;
@@ -238,6 +242,7 @@ async fn serve(
     let (end, ending) = watch::channel(false);
     let mut timers = tokio::task::JoinSet::new();
     timers.spawn(blitz.clone().run_timers(ending.clone()));
+    timers.spawn(blitz.clone().keep_lease(ending.clone()));
     let me = Hello::new(Role::Blitz, server.as_str());
     let serving = listener.serve::<BlitzLink, _>(me, blitz.clone(), ending);
     tokio::pin!(serving);
@@ -253,8 +258,10 @@ async fn serve(
     };
     end.send_replace(true);
     serving.await;
-    if let Some(Err(error)) = timers.join_next().await {
-        warn!(%error, "the timers had failed");
+    while let Some(ended) = timers.join_next().await {
+        if let Err(error) = ended {
+            warn!(%error, "a timer had failed");
+        }
     }
     let stopped = if superseded {
         Err(BlitzError::Superseded {
@@ -271,6 +278,36 @@ async fn serve(
     }
     info!(server = %server, "stopped");
     stopped
+}
+
+/// Opens the store that the properties name, and takes up the sessions of the server.
+async fn open_store(
+    choice: &StoreChoice,
+    server: &ServerId,
+    paths: &Paths,
+    run_dir: &RunDir,
+    process: &str,
+) -> Result<Opened, StoreError> {
+    match choice {
+        StoreChoice::Embedded => {
+            let (path, state) = (paths.store(), paths.state().to_owned());
+            let run_dir = run_dir.clone();
+            let open = move || {
+                let held = move |server: &str| is_held(server, &run_dir, &state);
+                Ok(Box::new(Sqlite::open(&path)?.with_leases(held)) as Box<dyn Store>)
+            };
+            StoreHandle::open(open, server.as_str(), process).await
+        }
+        StoreChoice::Postgres(choice) => {
+            let (choice, name) = (choice.clone(), process.to_owned());
+            let grid = store::grid_id(&paths.grid_id())?;
+            let open = move || {
+                let store = store::Postgres::open(&choice, &grid, &name)?;
+                Ok(Box::new(store) as Box<dyn Store>)
+            };
+            StoreHandle::open(open, server.as_str(), process).await
+        }
+    }
 }
 
 /// Takes the lock of a server id, which the kernel releases with the process.

@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use tracing::info;
 
-use super::requests::unavailable;
-use super::service::Blitz;
+use super::service::{Blitz, store_refusal};
 use crate::ipc::message::blitz::{Reply, Session};
 use crate::ipc::{Refusal, RefusalKind};
 use crate::model::SessionId;
@@ -20,7 +19,7 @@ use crate::store::{Found, Outcome, Reason, SessionRow, Write};
 impl Blitz {
     /// Says who owns an open session.
     pub(super) async fn find(&self, uuid: SessionId) -> Result<Reply, Refusal> {
-        match self.store.session(uuid).await.map_err(unavailable)? {
+        match self.store.session(uuid).await.map_err(store_refusal)? {
             Some(Found {
                 row,
                 server,
@@ -64,7 +63,7 @@ impl Blitz {
 
     /// Takes up a session that is one's own by its row and not in memory. Returns whether there is one.
     pub(super) async fn load(self: &Arc<Self>, uuid: SessionId) -> Result<bool, Refusal> {
-        let found = self.store.session(uuid).await.map_err(unavailable)?;
+        let found = self.store.session(uuid).await.map_err(store_refusal)?;
         let mine = found
             .is_some_and(|found| found.ended.is_none() && found.server == self.server.as_str());
         if !mine {
@@ -210,7 +209,7 @@ impl Blitz {
     /// Looks up the session that a creation with this token opened.
     pub(super) async fn by_token(&self, row: &SessionRow) -> Result<Option<Found>, Refusal> {
         match &row.token {
-            Some(token) => self.store.by_token(token).await.map_err(unavailable),
+            Some(token) => self.store.by_token(token).await.map_err(store_refusal),
             None => Ok(None),
         }
     }

@@ -6,6 +6,8 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::store::{ChoiceError, StoreChoice};
+
 /// The largest properties file, in bytes.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
 
@@ -30,6 +32,9 @@ pub enum PropertiesError {
         /// The file.
         path: PathBuf,
     },
+    /// The properties of the store cannot be used.
+    #[error("cannot tell where users and sessions are kept")]
+    Store(#[source] ChoiceError),
     /// A value is not what it has to be.
     #[error("property {name} has the value {value:?}; allowed is {allowed}")]
     Value {
@@ -156,6 +161,8 @@ pub(crate) struct Settings {
     pub(crate) max_sessions: Option<u64>,
     /// `omero.grid.sessions.max_per_user`: the most sessions of one user in the whole grid; `None` for any number.
     pub(crate) max_user: Option<u64>,
+    /// `omero.grid.store` and what belongs to it: where users and sessions are kept.
+    pub(crate) store: StoreChoice,
     /// `omero.grid.internal_agents`: what services call themselves when they open sessions for themselves.
     pub(crate) internal_agents: Vec<String>,
 }
@@ -189,6 +196,8 @@ impl Settings {
             ignore_case: properties.boolean("omero.security.ignore_case", false)?,
             max_sessions: properties.cap("omero.grid.sessions.max")?,
             max_user: properties.cap("omero.grid.sessions.max_per_user")?,
+            store: StoreChoice::of(|name| properties.0.get(name).cloned())
+                .map_err(PropertiesError::Store)?,
             internal_agents: properties
                 .0
                 .get("omero.grid.internal_agents")

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::login::MAX_NAME;
-use super::service::{Blitz, gone};
+use super::service::{Blitz, gone, store_refusal};
 use super::sessions::Absent;
 use crate::ipc::message::blitz::{
     Authority, BlitzLink, Create, Event, Reply, Request, Target, User,
@@ -28,6 +28,9 @@ const MAX_TEXT: usize = 255;
 
 impl Handler<BlitzLink> for Blitz {
     async fn handle(self: Arc<Self>, _: Arc<Peer>, request: Request) -> Result<Reply, Refusal> {
+        if concerns_sessions(&request) {
+            self.require_lease()?;
+        }
         match request {
             Request::Status => Ok(Reply::Status(self.status())),
             Request::Create(create) => self.create(create).await,
@@ -101,6 +104,31 @@ impl Handler<BlitzLink> for Blitz {
             // A command asks one thing and goes.
             Role::Client | Role::Blitz => None,
         }
+    }
+}
+
+/// Returns whether somebody acts on what is answered as on the state of a session.
+fn concerns_sessions(request: &Request) -> bool {
+    match request {
+        Request::Create(_)
+        | Request::Join { .. }
+        | Request::KeepAlive { .. }
+        | Request::Detach { .. }
+        | Request::Close { .. }
+        | Request::Find { .. }
+        | Request::Adopt { .. }
+        | Request::Give { .. }
+        | Request::CloseSome { .. }
+        | Request::CloseUser { .. }
+        | Request::Shorten { .. } => true,
+        Request::Status
+        | Request::List { .. }
+        | Request::Ids { .. }
+        | Request::AddUser { .. }
+        | Request::SetPassword { .. }
+        | Request::Users { .. }
+        | Request::Drain { .. }
+        | Request::Outlook => false,
     }
 }
 
@@ -338,6 +366,7 @@ impl Blitz {
                         name.escape_debug()
                     ))
                     .hint("change the password of that user, or choose another name")),
+                    Outcome::ForeignUsers => Err(foreign_users()),
                     _ => {
                         info!(user = ?name, admin, "added a user");
                         Ok(Reply::Done)
@@ -364,7 +393,7 @@ impl Blitz {
         self.tasks
             .run(async move {
                 // Nobody's password need not be hashed.
-                let known = blitz.store.user(&name).await.map_err(unavailable)?;
+                let known = blitz.store.user(&name).await.map_err(store_refusal)?;
                 if known.is_none() {
                     return Err(no_user(&name));
                 }
@@ -375,6 +404,7 @@ impl Blitz {
                 };
                 match blitz.commit_one(write).await? {
                     Outcome::NoUser => Err(no_user(&name)),
+                    Outcome::ForeignUsers => Err(foreign_users()),
                     _ => {
                         info!(user = ?name, "changed a password");
                         if name == ROOT {
@@ -389,7 +419,7 @@ impl Blitz {
 
     async fn users(self: Arc<Self>, by: Authority) -> Result<Reply, Refusal> {
         self.require_admin(by).await?;
-        let rows = self.store.users().await.map_err(unavailable)?;
+        let rows = self.store.users().await.map_err(store_refusal)?;
         let users = rows
             .into_iter()
             .map(|row| User {
@@ -427,7 +457,7 @@ impl Blitz {
             Authority::Owner => Ok(None),
             Authority::Session { session } => {
                 let name = self.access(session).await?.user;
-                let user = self.store.user(&name).await.map_err(unavailable)?;
+                let user = self.store.user(&name).await.map_err(store_refusal)?;
                 user.map(Some).ok_or_else(|| no_user(&name))
             }
         }
@@ -480,6 +510,11 @@ fn not_permitted(what: &str) -> Refusal {
     refused(format!("only an administrator may {what}"))
 }
 
+fn foreign_users() -> Refusal {
+    refused("the users are those of OMERO's database: omero.grid.users is omero")
+        .hint("change them with OMERO's own clients")
+}
+
 fn no_user(name: &str) -> Refusal {
     Refusal::new(
         RefusalKind::NotFound,
@@ -507,8 +542,4 @@ fn user_full(user: &str, open: u64, next_end_ms: Option<u64>) -> Refusal {
 
 fn superseded() -> Refusal {
     refused("another process has taken over this Blitz").hint("try again")
-}
-
-pub(super) fn unavailable(error: crate::store::CallError) -> Refusal {
-    Refusal::new(RefusalKind::Failed, error.to_string())
 }

@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::clock::Clock;
 use super::hub::Hub;
+use super::lease::Lease;
 use super::login::Login;
 use super::properties::Settings;
 use super::sessions::{Absent, Ended, Now, Sessions, idle_before};
@@ -38,6 +39,7 @@ pub(crate) struct Blitz {
     pub(super) settings: Settings,
     pub(super) clock: Clock,
     pub(super) store: StoreHandle,
+    pub(super) lease: Lease,
     pub(super) login: Arc<Login>,
     pub(super) hub: Hub,
     pub(super) tasks: Tasks,
@@ -83,6 +85,7 @@ pub(super) struct Parts {
     pub(super) settings: Settings,
     pub(super) clock: Clock,
     pub(super) store: StoreHandle,
+    pub(super) lease: Lease,
     pub(super) login: Login,
 }
 
@@ -97,6 +100,7 @@ impl Blitz {
             settings: parts.settings,
             clock: parts.clock,
             store: parts.store,
+            lease: parts.lease,
             login: Arc::new(parts.login),
             hub: Hub::default(),
             tasks: Tasks::default(),
@@ -223,12 +227,27 @@ impl Blitz {
     /// Writes durably. Notes whether the store works, and tells it when that changes.
     pub(super) async fn commit(&self, writes: Vec<Write>) -> Result<Vec<Outcome>, Refusal> {
         let result = self.store.write(writes).await;
+        self.note_store(result.as_ref().err());
+        let outcomes = result.map_err(store_refusal)?;
+        if outcomes.contains(&Outcome::Superseded) {
+            self.supersede();
+        }
+        Ok(outcomes)
+    }
+
+    /// Ends this Blitz: a later life of its server has taken over.
+    pub(super) fn supersede(&self) {
+        self.superseded.send_replace(true);
+    }
+
+    /// Notes whether the store works, and tells it when that changes.
+    pub(super) fn note_store(&self, error: Option<&CallError>) {
         let changed = {
             let mut core = self.core();
             let before = core.failing.is_some();
-            match &result {
-                Ok(_) => core.failing = None,
-                Err(error) => {
+            match error {
+                None => core.failing = None,
+                Some(error) => {
                     core.failing = Some(error.to_string());
                     let now = self.clock.now();
                     core.flush_at.get_or_insert(now.mono + FLUSH);
@@ -238,24 +257,13 @@ impl Blitz {
             before != core.failing.is_some()
         };
         if changed {
-            match &result {
-                Ok(_) => info!(server = %self.server, "the store works again"),
-                Err(error) => {
+            match error {
+                None => info!(server = %self.server, "the store works again"),
+                Some(error) => {
                     warn!(server = %self.server, %error, "the store fails; no new sessions until it works again");
                 }
             }
             self.hub.status();
-        }
-        match result {
-            Ok(outcomes) => {
-                if outcomes.contains(&Outcome::Superseded) {
-                    self.superseded.send_replace(true);
-                }
-                Ok(outcomes)
-            }
-            Err(error @ (CallError::Failed(_) | CallError::Closed)) => {
-                Err(Refusal::new(RefusalKind::Failed, error.to_string()))
-            }
         }
     }
 
@@ -506,6 +514,15 @@ impl Drop for Admission {
             }
         }
     }
+}
+
+/// Says that the store did not do what was asked of it; one that is away may be back, or be there for another Blitz.
+pub(super) fn store_refusal(error: CallError) -> Refusal {
+    let kind = match error {
+        CallError::Away(_) => RefusalKind::Unavailable,
+        CallError::Failed(_) | CallError::Closed => RefusalKind::Failed,
+    };
+    Refusal::new(kind, error.to_string())
 }
 
 /// Says that a session is on its way to another Blitz.

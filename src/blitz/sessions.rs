@@ -238,6 +238,11 @@ impl Sessions {
         found.into_iter().map(|(_, uuid)| uuid).collect()
     }
 
+    /// Returns every session.
+    pub(crate) fn all(&self) -> Vec<SessionId> {
+        self.open.keys().copied().collect()
+    }
+
     /// Returns what a drain has to wait for.
     pub(crate) fn outlook(&self, now: Now) -> message::Outlook {
         let mut outlook = message::Outlook {

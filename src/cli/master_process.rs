@@ -247,6 +247,7 @@ pub(crate) fn master_failure(error: MasterError) -> Failure {
             .hint("`omero-grid status` shows it; `omero-grid deploy` changes what it runs"),
         MasterError::DataTaken { .. } => Failure::new(code::REFUSED, error.to_string())
             .hint("stop that grid, or set omero.data.dir to a directory of this grid's own"),
+        MasterError::StoreChoice(_) => Failure::new(code::INVALID, chain(&error)),
         MasterError::Load(error) => Failure::new(code::INVALID, error.in_full()),
         MasterError::NoDescriptor(_) => Failure::new(code::INVALID, error.to_string())
             .hint("name a descriptor, or use --builtin for the one that is compiled in"),

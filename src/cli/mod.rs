@@ -22,6 +22,7 @@ mod session;
 mod start;
 mod status;
 mod stop;
+mod store;
 mod user;
 
 use std::io::Write;
@@ -78,6 +79,8 @@ enum Command {
     User(user::UserCommand),
     /// Read and change OMERO's configuration store, etc/grid/config.xml
     Config(config::ConfigArgs),
+    /// Make, check, copy the store of users and sessions; works without a running grid too
+    Store(store::StoreArgs),
     /// Show who did what, and what became of it
     Events(events::EventsArgs),
     /// Show the logs of a server, a node or the master; works without a running grid too
@@ -170,6 +173,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Redirect(args) => redirect::redirect(&context, args).await,
             Command::Route(args) => redirect::route(&context, args).await,
             Command::Config(args) => config::run(&context, args).await,
+            Command::Store(args) => store::run(&context, args).await,
             Command::Events(args) => events::run(&context, args).await,
             Command::Session(args) => session::run(&context, args).await,
             Command::User(args) => user::run(&context, args).await,

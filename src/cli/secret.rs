@@ -48,6 +48,19 @@ impl PasswordArgs {
     }
 }
 
+/// Returns what was typed, or for `@FILE` and `-` the first line of that file or of standard input.
+pub(super) fn indirect(text: &str) -> Result<String, Failure> {
+    let file = match text.strip_prefix('@') {
+        Some(file) => file,
+        None if text == "-" => text,
+        None => return Ok(text.to_owned()),
+    };
+    let from = PasswordArgs {
+        password_file: Some(PathBuf::from(file)),
+    };
+    Ok(from.read("", false)?.reveal().to_owned())
+}
+
 fn first_line(from: impl std::io::Read) -> Result<Secret, Failure> {
     let mut line = String::new();
     std::io::BufReader::new(from.take(MAX_SECRET)).read_line(&mut line)?;

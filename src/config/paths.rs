@@ -42,6 +42,11 @@ impl Paths {
         self.grid().join("state.db")
     }
 
+    /// Returns the file with the grid's own id, which tells it from other grids on the same store.
+    pub fn grid_id(&self) -> PathBuf {
+        self.grid().join("id")
+    }
+
     /// Returns the embedded store of users and sessions.
     pub fn store(&self) -> PathBuf {
         self.state.join("var/grid.db")

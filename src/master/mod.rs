@@ -44,7 +44,7 @@ use crate::ipc::{
     Address, AddressError, Client, ConnectError, Hello, ListenError, Listener, Role, RunDir,
 };
 use crate::model::NodeName;
-use crate::store::{self, StoreError};
+use crate::store::{self, ChoiceError, Postgres, StoreChoice, StoreError};
 use crate::sys::lock::{Lock, LockError};
 use crate::sys::reaper::Reaper;
 use crate::sys::signals::{Signal, Signals};
@@ -116,6 +116,9 @@ pub enum MasterError {
     /// The store of users and sessions cannot be used.
     #[error("cannot use the store of users and sessions")]
     Store(#[source] StoreError),
+    /// The properties do not name a store (exit code 4).
+    #[error("cannot tell where users and sessions are kept")]
+    StoreChoice(#[source] ChoiceError),
     /// The local sockets cannot be made.
     #[error(transparent)]
     Address(#[from] AddressError),
@@ -187,19 +190,7 @@ impl Master {
                 }
             }
         }
-        if desired
-            .placed()
-            .any(|(.., placed)| placed.descriptor.is_builtin_blitz())
-        {
-            let made = store::bootstrap(&paths.store(), &paths.root_password())
-                .map_err(MasterError::Store)?;
-            if made.created_root.is_some() {
-                notices.push(format!(
-                    "made user root with a random password; it is in {}",
-                    paths.root_password().display()
-                ));
-            }
-        }
+        notices.extend(prepare_store(&desired, paths).await?);
         let listener = Listener::bind(&run_dir.socket(Address::Master), &[])?;
         write_pid(&paths.master_pid());
         Ok(Self {
@@ -272,6 +263,53 @@ impl Master {
         let _ = std::fs::remove_file(paths.master_pid());
         Ok(())
     }
+}
+
+/// Sees to it that Blitzes find a store: makes the embedded one, looks whether another one is there. Returns what to tell.
+async fn prepare_store(desired: &Desired, paths: &Paths) -> Result<Option<String>, MasterError> {
+    let mut blitzes = desired
+        .placed()
+        .filter(|(.., placed)| placed.descriptor.is_builtin_blitz());
+    let Some((_, _, first)) = blitzes.next() else {
+        return Ok(None);
+    };
+    let properties = &first.descriptor.property_set.properties;
+    let choice = StoreChoice::of(|name| {
+        let mut properties = properties.iter().rev();
+        properties
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.clone())
+    })
+    .map_err(MasterError::StoreChoice)?;
+    let paths = paths.clone();
+    // The store blocks.
+    tokio::task::spawn_blocking(move || {
+        let grid = store::grid_id(&paths.grid_id())?;
+        match choice {
+            StoreChoice::Embedded => {
+                let made = store::bootstrap(&paths.store(), &paths.root_password())?;
+                Ok(made.created_root.map(|_| {
+                    format!(
+                        "made user root with a random password; it is in {}",
+                        paths.root_password().display()
+                    )
+                }))
+            }
+            StoreChoice::Postgres(choice) => {
+                match Postgres::open(&choice, &grid, &uuid::Uuid::new_v4().to_string()) {
+                    Ok(_) => Ok(None),
+                    // It may come up after us.
+                    Err(error @ StoreError::Unreachable { .. }) => Ok(Some(format!(
+                        "{error}; Blitz servers start once it answers"
+                    ))),
+                    Err(error) => Err(error),
+                }
+            }
+        }
+    })
+    .await
+    .unwrap_or_else(|error| Err(StoreError::Thread(std::io::Error::other(error))))
+    .map_err(MasterError::Store)
 }
 
 /// Turns signals into commands: SIGTERM and SIGINT stop the grid, SIGHUP reloads it.

@@ -1,4 +1,4 @@
-//! The first start: schema and user `root`, made by the master before any node runs.
+//! The first start: the grid's id, and in the embedded store schema and user `root`, made before any node runs.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rand::RngExt as _;
 use rand::distr::Alphanumeric;
 
-use super::{Sqlite, StoreError, password};
+use super::{Postgres, PostgresChoice, Sqlite, StoreError, password};
 use crate::model::Secret;
 
 /// The name of the first administrator.
@@ -33,18 +33,76 @@ pub struct Bootstrap {
 /// The password is random. It is in `root_password` (one line, 0600, synced) before the user exists, so that no kill leaves
 /// a password that nobody knows. Blocks, for tens of milliseconds at a first start.
 pub fn bootstrap(db: &Path, root_password: &Path) -> Result<Bootstrap, StoreError> {
-    if let Some(parent) = db.parent() {
-        fs::create_dir_all(parent).map_err(|source| StoreError::File {
-            path: parent.to_owned(),
-            source,
-        })?;
-    }
+    parent_of(db)?;
     let mut store = Sqlite::create(db)?;
+    first_user(root_password, |now, prepare| store.add_root(now, prepare))
+}
+
+/// Makes the tables of a PostgreSQL store and user `root` where there is no user, as [`bootstrap`] does. Returns also whether
+/// tables were made. `grant_to` is a role that is to use them.
+pub fn bootstrap_postgres(
+    choice: &PostgresChoice,
+    grant_to: Option<&str>,
+    root_password: &Path,
+) -> Result<(bool, Bootstrap), StoreError> {
+    parent_of(root_password)?;
+    let made = Postgres::init(choice, grant_to, &super::process_name())?;
+    let mut store = Postgres::open(choice, "", &super::process_name())?;
+    let users = first_user(root_password, |now, prepare| store.add_root(now, prepare))?;
+    Ok((made, users))
+}
+
+/// Returns the id of a grid, which tells it from others on the same database; draws one where there is none yet.
+pub fn grid_id(path: &Path) -> Result<String, StoreError> {
+    let fail = |source| StoreError::File {
+        path: path.to_owned(),
+        source,
+    };
+    let read = || match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim().to_owned()).filter(|id| !id.is_empty())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
+    if let Some(id) = read().map_err(fail)? {
+        return Ok(id);
+    }
+    parent_of(path)?;
+    // Linked into place, so that of two who draw one the first wins.
+    let mut drawn = path.as_os_str().to_owned();
+    drawn.push(format!(".{}", std::process::id()));
+    let drawn = Path::new(&drawn);
+    write_private(drawn, &format!("{}\n", uuid::Uuid::new_v4())).map_err(fail)?;
+    let linked = fs::hard_link(drawn, path);
+    let _ = fs::remove_file(drawn);
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(fail(error)),
+        _ => read()
+            .map_err(fail)?
+            .ok_or_else(|| fail(io::ErrorKind::InvalidData.into())),
+    }
+}
+
+/// Makes the directory of a file where there is none.
+fn parent_of(path: &Path) -> Result<(), StoreError> {
+    let Some(parent) = path.parent() else {
+        return Ok(());
+    };
+    fs::create_dir_all(parent).map_err(|source| StoreError::File {
+        path: parent.to_owned(),
+        source,
+    })
+}
+
+/// Has user `root` added by `add`, with a random password that is in its file before the user is.
+fn first_user(
+    root_password: &Path,
+    add: impl FnOnce(u64, &mut dyn FnMut() -> Result<String, StoreError>) -> Result<bool, StoreError>,
+) -> Result<Bootstrap, StoreError> {
     let mut secret = None;
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-    let created = store.add_root(now, || {
+    let created = add(now, &mut || {
         let text: String = rand::rng()
             .sample_iter(Alphanumeric)
             .take(LENGTH)

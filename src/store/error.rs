@@ -1,11 +1,11 @@
-//! What can go wrong with the embedded store, in words for an administrator.
+//! What can go wrong with a store, in words for an administrator.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
-/// An operation on the embedded store that failed.
+/// An operation on a store that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// There is none yet.
@@ -53,6 +53,18 @@ pub enum StoreError {
         /// The newest known version.
         known: i64,
     },
+    /// An older release has written it, and it may only be read here.
+    #[error(
+        "the store {path} has schema version {found} of an older release, this program reads {known}; a grid that starts on it brings it up to date"
+    )]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// The version found.
+        found: i64,
+        /// The version that is read.
+        known: i64,
+    },
     /// No room is left on its file system.
     #[error("cannot {operation}: the file system of the store {path} is full")]
     Full {
@@ -87,6 +99,63 @@ pub enum StoreError {
         /// The database's reason.
         #[source]
         source: rusqlite::Error,
+    },
+    /// It may only be read here, and changes that are not in the file itself cannot be read so.
+    #[error(
+        "the store {path} can only be read here, but has changes in {path}-wal that are not in it yet; open it once where it may be written (start the grid that it is from), or take a copy with 'omero-grid store backup'"
+    )]
+    LeftOverWal {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The database does not answer.
+    #[error("cannot reach the database {at}: {reason}")]
+    Unreachable {
+        /// The database, without a password.
+        at: String,
+        /// Why.
+        reason: String,
+    },
+    /// The database has none of our tables, or older ones.
+    #[error(
+        "the database {at} has no tables of this release (schema omero_grid); make them with 'omero-grid store init'"
+    )]
+    NoSchema {
+        /// The database, without a password.
+        at: String,
+    },
+    /// A newer release has made the tables.
+    #[error(
+        "the tables in {at} have version {found}, this program knows {known}; use the newer release"
+    )]
+    NewerSchema {
+        /// The database, without a password.
+        at: String,
+        /// The version found.
+        found: i32,
+        /// The newest known version.
+        known: i32,
+    },
+    /// The database refuses something.
+    #[error("cannot {operation} in the database {at}: {reason}")]
+    Database {
+        /// What was tried.
+        operation: &'static str,
+        /// The database, without a password.
+        at: String,
+        /// What it says.
+        reason: String,
+    },
+    /// The users are OMERO's own.
+    #[error(
+        "the users are those of OMERO's database (omero.grid.users is omero): change them there"
+    )]
+    ForeignUsers,
+    /// Users that are brought in collide with those that are there.
+    #[error("{reason}; nothing was imported")]
+    Import {
+        /// Which and how.
+        reason: String,
     },
     /// A new password cannot be hashed.
     #[error("cannot hash a password")]

@@ -1,29 +1,41 @@
-//! The embedded store: users, and the sessions of each Blitz.
+//! The store: users, and the sessions of each Blitz.
 //!
 //! This module owns the rows, what a write may do to them ([`Store`]), the format of password hashes ([`password`]), and the
 //! thread that commits everything waiting at once ([`StoreHandle`]). It leaves to others who may do what, and when a session
-//! has timed out. [`Sqlite`] is the implementation for one machine.
+//! has timed out. [`Sqlite`] is the implementation for one machine and needs nothing else; [`Postgres`] is for several.
 //!
 //! Ownership: every row of a session carries the id of the server that owns it and that server's epoch, which grows with each
 //! start. Each write names both; a write that finds another owner changes nothing and says so. A server lives while it holds its
-//! lease: on one machine a kernel lock. Sessions move only away from a server without one, or by its own hand to a server with one.
+//! lease: on one machine a kernel lock, else a row judged by the database's clock. Sessions move only away from a server without one,
+//! or by its own hand to a server with one.
 
 pub mod password;
 
 mod bootstrap;
+mod choice;
 mod error;
-mod schema;
+mod import;
+mod postgres;
 mod sqlite;
+#[cfg(test)]
+mod suite;
 mod writer;
 
-pub use bootstrap::{Bootstrap, ROOT, ROOT_ID, bootstrap, write_private};
+pub use bootstrap::{
+    Bootstrap, ROOT, ROOT_ID, bootstrap, bootstrap_postgres, grid_id, write_private,
+};
+pub use choice::{ChoiceError, PostgresChoice, StoreChoice};
 pub use error::StoreError;
+pub use import::import;
+pub use postgres::Postgres;
 pub use sqlite::Sqlite;
-pub use writer::{CallError, StoreHandle};
+pub use writer::{CallError, Opened, StoreHandle};
+
+use std::time::Duration;
 
 use crate::model::SessionId;
 
-/// What keeps users and sessions. Plain types only: a second implementation speaks to PostgreSQL.
+/// What keeps users and sessions.
 ///
 /// All calls block; [`StoreHandle`] makes them from a thread of their own.
 pub trait Store: Send + 'static {
@@ -48,6 +60,44 @@ pub trait Store: Send + 'static {
 
     /// Looks up the session that was opened with this token, open or not, whosever it is.
     fn by_token(&mut self, token: &str) -> Result<Option<Found>, StoreError>;
+
+    /// Returns how long a server lives on without [`Self::renew`]; `None` if it lives as long as its process.
+    fn lease(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Prolongs the lease of a server by [`Self::lease`] from now.
+    fn renew(&mut self, _: &Owner) -> Result<Renewed, StoreError> {
+        Ok(Renewed {
+            held: true,
+            doubt: false,
+        })
+    }
+
+    /// Returns the open sessions that are the server's by their rows.
+    fn owned(&mut self, owner: &Owner) -> Result<Vec<SessionId>, StoreError>;
+}
+
+/// What [`Store::renew`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renewed {
+    /// Whether this is still the life of the server that holds its sessions.
+    pub held: bool,
+    /// Whether an earlier write may have been carried out although it was answered with an error.
+    pub doubt: bool,
+}
+
+/// What is in a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counts {
+    /// The version of the tables.
+    pub schema: i64,
+    /// Users.
+    pub users: u64,
+    /// Open sessions of each server that has any.
+    pub open: Vec<(String, u64)>,
+    /// Sessions that have ended and are still known.
+    pub closed: u64,
 }
 
 /// Who writes: a server in one of its lives.
@@ -311,4 +361,11 @@ pub enum Outcome {
     UserExists,
     /// There is no user of that name.
     NoUser,
+    /// The users are kept elsewhere and cannot be changed here.
+    ForeignUsers,
+}
+
+/// Returns a name for this process that no other has.
+fn process_name() -> String {
+    uuid::Uuid::new_v4().to_string()
 }

@@ -4,10 +4,11 @@
 //! writes, so a read that was asked for after a write sees it.
 
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Found, Outcome, Owner, Store, StoreError, UserRow, Write};
+use super::{Adopted, Found, Outcome, Owner, Renewed, Store, StoreError, UserRow, Write};
 use crate::model::SessionId;
 use crate::telemetry::chain;
 
@@ -23,6 +24,9 @@ pub enum CallError {
     /// The store refused or failed; nothing was changed.
     #[error("{0}")]
     Failed(String),
+    /// The store does not answer; what was asked of it has not been acknowledged, and may have been carried out all the same.
+    #[error("{0}")]
+    Away(String),
     /// The thread of the store is gone.
     #[error("the store has been closed")]
     Closed,
@@ -32,6 +36,7 @@ type Answer<T> = oneshot::Sender<Result<T, CallError>>;
 
 enum Job {
     Write(Vec<Write>, Answer<Vec<Outcome>>),
+    Renew(Answer<Renewed>),
     Read(Read),
     Close,
 }
@@ -41,21 +46,73 @@ enum Read {
     Users(Answer<Vec<UserRow>>),
     Session(SessionId, Answer<Option<Found>>),
     Token(String, Answer<Option<Found>>),
+    Owned(Answer<Vec<SessionId>>),
 }
 
-/// Reaches the thread that owns a store; cheap to clone. The thread ends when the last clone is dropped, or by [`Self::close`].
+/// A store that is open, and what its server has taken up.
+pub struct Opened {
+    /// Reaches the store.
+    pub store: StoreHandle,
+    /// Ends when the store is closed.
+    pub thread: JoinHandle<()>,
+    /// The sessions of the life before.
+    pub adopted: Adopted,
+    /// How long the server lives without a renewal; `None` for as long as its process.
+    pub lease: Option<Duration>,
+}
+
+/// Reaches the thread that owns a store; cheap to clone. The thread ends when the last clone is dropped, or by [`Self::close`];
+/// join it to know that the store is closed.
 #[derive(Clone)]
 pub struct StoreHandle(mpsc::Sender<Job>);
 
 impl StoreHandle {
-    /// Gives a store, in the name of its owner, to a thread of its own. Join the thread to know that the store is closed.
-    pub fn spawn(store: impl Store, owner: Owner) -> Result<(Self, JoinHandle<()>), StoreError> {
+    /// Opens a store in a thread of its own and takes up the sessions of a server. Cancelling closes it again.
+    pub async fn open(
+        open: impl FnOnce() -> Result<Box<dyn Store>, StoreError> + Send + 'static,
+        server: &str,
+        process: &str,
+    ) -> Result<Opened, StoreError> {
         let (sender, jobs) = mpsc::channel(QUEUE);
+        let (opened, opening) = oneshot::channel();
+        let (server, process) = (server.to_owned(), process.to_owned());
         let thread = thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || work(store, &owner, jobs))
+            .spawn(move || {
+                let store = open().and_then(|mut store| {
+                    let adopted = store.adopt(&server, &process)?;
+                    Ok((store, adopted))
+                });
+                match store {
+                    Ok((store, adopted)) => {
+                        let owner = adopted.owner.clone();
+                        // Nobody waits for it any more: then there is no job either.
+                        let _ = opened.send(Ok((adopted, store.lease())));
+                        work(store, &owner, jobs);
+                    }
+                    Err(error) => drop(opened.send(Err(error))),
+                }
+            })
             .map_err(StoreError::Thread)?;
-        Ok((Self(sender), thread))
+        let (adopted, lease) = opening.await.map_err(|_| {
+            StoreError::Thread(std::io::Error::other("it ended before the store was open"))
+        })??;
+        Ok(Opened {
+            store: Self(sender),
+            thread,
+            adopted,
+            lease,
+        })
+    }
+
+    /// Prolongs the server's lease. Cancel safe.
+    pub async fn renew(&self) -> Result<Renewed, CallError> {
+        self.call(Job::Renew).await
+    }
+
+    /// Returns the open sessions that are the server's by their rows. Cancel safe.
+    pub async fn owned(&self) -> Result<Vec<SessionId>, CallError> {
+        self.call(|answer| Job::Read(Read::Owned(answer))).await
     }
 
     /// Carries out writes in one transaction, durably, and returns what became of each.
@@ -107,12 +164,13 @@ impl StoreHandle {
     }
 }
 
-fn work(mut store: impl Store, owner: &Owner, mut jobs: mpsc::Receiver<Job>) {
+fn work(mut store: Box<dyn Store>, owner: &Owner, mut jobs: mpsc::Receiver<Job>) {
     let mut closing = false;
     while !closing && let Some(first) = jobs.blocking_recv() {
         let mut writes = Vec::new();
         let mut answers = Vec::new();
         let mut reads = Vec::new();
+        let mut renewals = Vec::new();
         let mut next = Some(first);
         while let Some(job) = next {
             match job {
@@ -121,6 +179,7 @@ fn work(mut store: impl Store, owner: &Owner, mut jobs: mpsc::Receiver<Job>) {
                     writes.extend(some);
                 }
                 Job::Read(read) => reads.push(read),
+                Job::Renew(answer) => renewals.push(answer),
                 // Whatever waits behind it is dropped, which tells those who wait.
                 Job::Close => closing = true,
             }
@@ -129,6 +188,14 @@ fn work(mut store: impl Store, owner: &Owner, mut jobs: mpsc::Receiver<Job>) {
             } else {
                 None
             };
+        }
+        // First, so that a slow write does not cost the lease.
+        if !renewals.is_empty() {
+            let renewed = store.renew(owner).map_err(failed);
+            for answer in renewals {
+                // Whoever asked may have gone meanwhile.
+                let _ = answer.send(renewed.clone());
+            }
         }
         #[cfg(feature = "planted-bug")]
         let answers = planted_bug(&writes, answers);
@@ -147,6 +214,7 @@ fn work(mut store: impl Store, owner: &Owner, mut jobs: mpsc::Receiver<Job>) {
                 Read::Token(token, answer) => {
                     drop(answer.send(store.by_token(&token).map_err(failed)));
                 }
+                Read::Owned(answer) => drop(answer.send(store.owned(owner).map_err(failed))),
             }
         }
     }
@@ -175,7 +243,10 @@ fn planted_bug(
 }
 
 fn failed(error: StoreError) -> CallError {
-    CallError::Failed(chain(&error))
+    match error {
+        StoreError::Unreachable { .. } => CallError::Away(chain(&error)),
+        error => CallError::Failed(chain(&error)),
+    }
 }
 
 fn answer_writes(

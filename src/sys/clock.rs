@@ -34,6 +34,15 @@ pub fn now() -> Moment {
     }
 }
 
+/// Returns the time since the machine has started, the time that it slept included: for what ends while nobody is awake.
+pub fn since_boot() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

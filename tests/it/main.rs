@@ -15,6 +15,7 @@ mod omero_name;
 mod sessions;
 mod sockets;
 mod start;
+mod store;
 mod supervision;
 mod survival;
 mod systemd;

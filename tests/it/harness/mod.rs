@@ -5,6 +5,7 @@
 
 mod descriptor;
 mod normalise;
+mod postgres;
 mod process;
 
 use std::ffi::OsString;
@@ -20,6 +21,7 @@ use serde_json::Value;
 
 pub(crate) use self::descriptor::{Server, application, blitz, node, server, sleeper};
 pub(crate) use self::normalise::normalise;
+pub(crate) use self::postgres::PostgresServer;
 pub(crate) use self::process::{alive, kill, living, marked};
 
 /// How long anything may take before a test fails. Generous: tests share few cores.

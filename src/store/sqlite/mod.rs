@@ -1,5 +1,8 @@
 //! The store in one SQLite file: WAL, synced at each commit, one writer at a time.
 
+mod admin;
+mod schema;
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,7 +14,7 @@ use rusqlite::{
 };
 
 use super::{
-    Adopted, Found, Outcome, Owner, Reason, SessionRow, Store, StoreError, UserRow, Write, schema,
+    Adopted, Found, Outcome, Owner, Reason, SessionRow, Store, StoreError, UserRow, Write,
 };
 use crate::model::SessionId;
 
@@ -82,7 +85,12 @@ impl Sqlite {
                 detail: format!("it has only {length} bytes"),
             });
         }
-        check(path, length)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let fail = |source| StoreError::of("open the file", path, source);
+        let connection = Connection::open_with_flags(path, flags).map_err(fail)?;
+        connection.busy_timeout(BUSY).map_err(fail)?;
+        check(path, length, &connection)?;
+        drop(connection);
         Self::connect(path)
     }
 
@@ -213,15 +221,27 @@ impl Store for Sqlite {
         find(&self.connection, "s.token", token)
             .map_err(|source| StoreError::of("look up a session", &self.path, source))
     }
+
+    fn owned(&mut self, owner: &Owner) -> Result<Vec<SessionId>, StoreError> {
+        self.connection
+            .prepare_cached(
+                "SELECT uuid FROM session WHERE server = ?1 AND epoch = ?2 AND closed_ms IS NULL",
+            )
+            .and_then(|mut query| {
+                let rows = query.query_map(params![owner.server, owner.epoch], |row| {
+                    row.get::<_, String>(0)
+                })?;
+                rows.filter_map(|uuid| uuid.map(|uuid| SessionId::parse(&uuid)).transpose())
+                    .collect()
+            })
+            .map_err(|source| StoreError::of("read the sessions", &self.path, source))
+    }
 }
 
 /// Looks a file over without changing a byte of it.
-fn check(path: &Path, length: u64) -> Result<(), StoreError> {
+fn check(path: &Path, length: u64, connection: &Connection) -> Result<(), StoreError> {
     let fail = |source| StoreError::of("open the file", path, source);
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(fail)?;
-    connection.busy_timeout(BUSY).map_err(fail)?;
-    let (application, version) = schema::marks(&connection).map_err(fail)?;
+    let (application, version) = schema::marks(connection).map_err(fail)?;
     let tables: i64 = connection
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
         .map_err(fail)?;
@@ -644,12 +664,11 @@ fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
-#[path = "sqlite_tests.rs"]
 mod tests;
