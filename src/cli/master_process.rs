@@ -14,6 +14,7 @@ use super::failure::{Failure, code};
 use crate::config::Paths;
 use crate::descriptor::{self, Disk};
 use crate::ipc::message::client::DescriptorSource;
+use crate::ipc::message::heritage::Log;
 use crate::master::{self, Master, MasterError};
 use crate::model::NodeName;
 use crate::sys::spawn::Spawn;
@@ -212,6 +213,11 @@ async fn prepare(
         nodes: handover.nodes,
         all: handover.all,
         wait: Duration::from_secs(handover.wait_secs),
+        log: Log {
+            format: handover.log_format,
+            verbose: handover.verbose,
+            stderr: foreground,
+        },
     };
     Master::prepare(options).await.map_err(master_failure)
 }

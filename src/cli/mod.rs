@@ -23,6 +23,7 @@ mod start;
 mod status;
 mod stop;
 mod store;
+mod upgrade;
 mod user;
 
 use std::io::Write;
@@ -32,6 +33,7 @@ use clap::{Parser, Subcommand};
 
 use self::context::{Context, Global};
 use self::failure::{Failure, code};
+use crate::sys::successor;
 
 /// Runs an OMERO cluster: starts its servers, keeps them running, keeps users' sessions.
 #[derive(Debug, Parser)]
@@ -81,6 +83,8 @@ enum Command {
     Config(config::ConfigArgs),
     /// Make, check, copy the store of users and sessions; works without a running grid too
     Store(store::StoreArgs),
+    /// Let master and nodes go on as another version of this program, in their processes; no Blitz restarts, no session ends
+    Upgrade(upgrade::UpgradeArgs),
     /// Show who did what, and what became of it
     Events(events::EventsArgs),
     /// Show the logs of a server, a node or the master; works without a running grid too
@@ -91,6 +95,9 @@ enum Command {
     Man(generate::ManArgs),
     /// Be the built-in Blitz (what a descriptor's server runs; its node starts it)
     Blitz(roles::BlitzArgs),
+    /// Prove to a running grid that this program can take over from it
+    #[command(hide = true)]
+    SelfCheck,
     /// The process of a node
     #[command(hide = true)]
     NodeProcess(roles::NodeProcessArgs),
@@ -112,6 +119,12 @@ Exit codes:
 
 /// Runs the program and returns its exit code.
 pub fn main() -> ExitCode {
+    // Before anything else: what is inherited is taken by number.
+    match successor::inheritance() {
+        Ok(None) => {}
+        Ok(Some(left)) => return ended(upgrade::resume(&left)),
+        Err(error) => return ended(Err(Failure::from(error))),
+    }
     let arguments = match omero::arguments(std::env::args_os().collect()) {
         Ok(arguments) => arguments,
         Err(failure) => {
@@ -131,7 +144,11 @@ pub fn main() -> ExitCode {
             };
         }
     };
-    match run(cli) {
+    ended(run(cli))
+}
+
+fn ended(result: Result<(), Failure>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             show(&failure);
@@ -150,6 +167,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             return buffered(|out, err| describe::run(args, cli.global.format, out, err));
         }
         Command::Blitz(args) => return roles::blitz(args, cli.global.verbose),
+        Command::SelfCheck => return upgrade::self_check(),
         _ => {}
     }
     let context = Context::new(&cli.global)?;
@@ -158,7 +176,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         .build()?;
     runtime.block_on(async {
         match cli.command {
-            Command::Check(_) | Command::Describe(_) | Command::Blitz(_) => Ok(()),
+            Command::Check(_) | Command::Describe(_) | Command::Blitz(_) | Command::SelfCheck => {
+                Ok(())
+            }
             Command::NodeProcess(args) => roles::node_process(&context, args).await,
             Command::Start(args) => start::start(&context, args).await,
             Command::Stop(args) => stop::stop(&context, args).await,
@@ -174,6 +194,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Route(args) => redirect::route(&context, args).await,
             Command::Config(args) => config::run(&context, args).await,
             Command::Store(args) => store::run(&context, args).await,
+            Command::Upgrade(args) => upgrade::run(&context, args).await,
             Command::Events(args) => events::run(&context, args).await,
             Command::Session(args) => session::run(&context, args).await,
             Command::User(args) => user::run(&context, args).await,

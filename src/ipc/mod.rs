@@ -20,7 +20,7 @@ pub use address::{Address, AddressError, RunDir};
 pub use client::{CallError, Client, ConnectError};
 pub use frame::{FrameError, MAX_FRAME};
 pub use hello::{Hello, HelloError, PROTOCOL, Role};
-pub use server::{Handler, ListenError, Listener, Peer};
+pub use server::{Handler, Heir, ListenError, Listener, Peer};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;

@@ -2,14 +2,17 @@
 
 use std::future::Future;
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use interprocess::local_socket::tokio::prelude::*;
 use interprocess::local_socket::tokio::{Listener as Socket, Stream};
 use interprocess::local_socket::{GenericFilePath, ListenerOptions};
 use interprocess::os::unix::local_socket::ListenerOptionsExt as _;
+use interprocess::os::unix::uds_local_socket::tokio::Listener as UdSocket;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{debug, warn};
@@ -75,6 +78,36 @@ pub struct Listener {
     socket: Socket,
     path: PathBuf,
     uids: Vec<u32>,
+    kept: Arc<AtomicBool>,
+}
+
+/// Keeps a socket open beyond its [`Listener`], so that whoever connects meanwhile waits instead of being refused.
+#[derive(Debug)]
+pub struct Heir {
+    socket: OwnedFd,
+    path: PathBuf,
+    uids: Vec<u32>,
+    kept: Arc<AtomicBool>,
+}
+
+impl Heir {
+    /// From now on the end of the listener leaves the socket's file where it is.
+    pub fn keep(&self) {
+        self.kept.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns the socket.
+    pub fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// Listens again.
+    pub fn listen(&self) -> io::Result<Listener> {
+        Ok(Listener {
+            uids: self.uids.clone(),
+            ..Listener::inherit(self.socket.try_clone()?, &self.path, &[])?
+        })
+    }
 }
 
 impl Listener {
@@ -110,12 +143,36 @@ impl Listener {
             socket,
             path: path.to_owned(),
             uids,
+            kept: Arc::default(),
+        })
+    }
+
+    /// Goes on listening on a socket that this process has from the program before it.
+    pub fn inherit(socket: OwnedFd, path: &Path, also: &[u32]) -> io::Result<Self> {
+        let mut uids = vec![nix::unistd::geteuid().as_raw(), 0];
+        uids.extend_from_slice(also);
+        Ok(Self {
+            socket: Socket::UdSocket(UdSocket::try_from(socket)?),
+            path: path.to_owned(),
+            uids,
+            kept: Arc::default(),
+        })
+    }
+
+    /// Returns what keeps the socket open when this listener ends.
+    pub fn heir(&self) -> io::Result<Heir> {
+        let Socket::UdSocket(socket) = &self.socket;
+        Ok(Heir {
+            socket: socket.as_fd().try_clone_to_owned()?,
+            path: self.path.clone(),
+            uids: self.uids.clone(),
+            kept: self.kept.clone(),
         })
     }
 
     /// Accepts and serves peers until `stop` becomes true, then answers what is under way for at most a second.
     ///
-    /// The socket's file is removed before the last answers are given.
+    /// The socket's file is removed before the last answers are given, unless an [`Heir`] keeps it.
     pub async fn serve<L: Link, H: Handler<L>>(
         self,
         me: Hello,
@@ -146,7 +203,9 @@ impl Listener {
                 }
             }
         }
-        let _ = std::fs::remove_file(&self.path);
+        if !self.kept.load(Ordering::Relaxed) {
+            let _ = std::fs::remove_file(&self.path);
+        }
         let rest = async { while peers.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(LAST_WORDS, rest).await;
     }

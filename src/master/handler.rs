@@ -9,6 +9,7 @@ use super::allocation::Facts;
 use super::core::{Command, wait_for};
 use super::placement::Allocator;
 use super::shared::{NodeHandle, Shared, Snapshot};
+use super::upgrade::{Upgrade, UpgradePlan};
 use crate::ipc::message::blitz;
 use crate::ipc::message::client::{ClientLink, Reply, Request, ServerAction};
 use crate::ipc::message::node::{self, Action, ServerReport};
@@ -27,11 +28,20 @@ pub(crate) struct ClientHandler {
     pub(crate) shared: Arc<Shared>,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) allocator: Allocator,
+    pub(crate) upgrades: mpsc::Sender<Upgrade>,
+    pub(crate) upgrade: Arc<UpgradePlan>,
+    /// One upgrade at a time.
+    pub(crate) upgrading: tokio::sync::Mutex<()>,
 }
 
 impl Handler<ClientLink> for ClientHandler {
     async fn handle(self: Arc<Self>, peer: Arc<Peer>, request: Request) -> Result<Reply, Refusal> {
         let uid = peer.uid;
+        // What only waits for news may be cut off by an upgrade; the rest is carried to its end first.
+        let _pass = match &request {
+            Request::Status { .. } | Request::Events { .. } | Request::Upgrade { .. } => None,
+            _ => Some(self.shared.gate.clone().read_owned().await),
+        };
         match request {
             Request::Status { after, wait_ms } => Ok(self.status(after, wait_ms).await),
             Request::Deploy {
@@ -145,6 +155,7 @@ impl Handler<ClientLink> for ClientHandler {
                     reply: Box::new(reply),
                 })
             }
+            Request::Upgrade { binary } => self.upgrade(&binary, uid).await,
             Request::Events {
                 after,
                 limit,
@@ -353,7 +364,7 @@ pub(super) fn strange() -> Refusal {
     )
 }
 
-fn lost(node: &NodeName, error: CallError) -> Refusal {
+pub(super) fn lost(node: &NodeName, error: CallError) -> Refusal {
     match error {
         CallError::Refused(refusal) => refusal,
         error => Refusal::new(

@@ -18,15 +18,17 @@ mod sessions;
 mod shared;
 mod state;
 mod systemd;
+mod upgrade;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tracing::{info, warn};
 
 pub use self::core::LoadError;
@@ -37,17 +39,22 @@ use self::placement::Allocator;
 pub(crate) use self::process::{NodeProcess, inherited_environment, start as start_node};
 use self::shared::Shared;
 use self::state::{Happening, StateDb, StateError};
+use self::upgrade::UpgradePlan;
+pub use self::upgrade::check;
 use crate::config::Paths;
 use crate::ipc::message::client::{ClientLink, DeployMode, DescriptorSource};
+use crate::ipc::message::heritage::Log;
 use crate::ipc::message::node::NodeLink;
 use crate::ipc::{
-    Address, AddressError, Client, ConnectError, Hello, ListenError, Listener, Role, RunDir,
+    Address, AddressError, Client, ConnectError, Heir, Hello, ListenError, Listener, Role, RunDir,
 };
 use crate::model::NodeName;
 use crate::store::{self, ChoiceError, Postgres, StoreChoice, StoreError};
+use crate::sys::clock;
 use crate::sys::lock::{Lock, LockError};
 use crate::sys::reaper::Reaper;
 use crate::sys::signals::{Signal, Signals};
+use crate::sys::successor::receive_signals;
 use crate::telemetry::chain;
 
 /// What the master is started with.
@@ -65,6 +72,8 @@ pub struct Options {
     pub all: bool,
     /// How long systemd is asked to wait for the start.
     pub wait: Duration,
+    /// How it logs, for its successor.
+    pub log: Log,
 }
 
 /// A master that cannot start.
@@ -151,7 +160,9 @@ pub struct Master {
     /// What was typed beside an older deployment that still runs: deployed once its nodes are adopted.
     later: Option<DescriptorSource>,
     notices: Vec<String>,
-    _locks: Vec<Lock>,
+    locks: Vec<(PathBuf, Lock)>,
+    /// When the process was started, if another program has run in it before; milliseconds since 1970.
+    started_ms: Option<u64>,
 }
 
 impl Master {
@@ -164,15 +175,13 @@ impl Master {
             path: paths.grid(),
             source,
         })?;
-        let mut locks =
-            vec![
-                Lock::acquire(&paths.master_lock())
-                    .await
-                    .map_err(|error| match error {
-                        LockError::Held { pid, .. } => MasterError::Running { pid },
-                        error => MasterError::Lock(error),
-                    })?,
-            ];
+        let lock = Lock::acquire(&paths.master_lock())
+            .await
+            .map_err(|error| match error {
+                LockError::Held { pid, .. } => MasterError::Running { pid },
+                error => MasterError::Lock(error),
+            })?;
+        let mut locks = vec![(paths.master_lock(), lock)];
         let run_dir = RunDir::create(paths.state())?;
         let (mut db, mut desired) = StateDb::open(&paths.state_db())
             .map_err(|error| MasterError::State(StateFault(error)))?;
@@ -181,7 +190,7 @@ impl Master {
             adopt_or_deploy(&options, &run_dir, &mut db, &mut desired, &mut notices).await?;
         if let Some(data) = data_dir(&desired, paths) {
             match Lock::acquire(&beside(&data)).await {
-                Ok(lock) => locks.push(lock),
+                Ok(lock) => locks.push((beside(&data), lock)),
                 Err(LockError::Held { pid, .. }) => {
                     return Err(MasterError::DataTaken { path: data, pid });
                 }
@@ -200,7 +209,46 @@ impl Master {
             listener,
             later,
             notices,
-            _locks: locks,
+            locks,
+            started_ms: None,
+            options,
+        })
+    }
+
+    /// Goes on where the program before this one in the same process has stopped: with its locks (each with its path) and its socket.
+    ///
+    /// Needs a running runtime.
+    pub fn inherit(
+        options: Options,
+        locks: Vec<(PathBuf, OwnedFd)>,
+        socket: OwnedFd,
+        started_ms: u64,
+    ) -> Result<Self, MasterError> {
+        let paths = &options.paths;
+        let run_dir = RunDir::create(paths.state())?;
+        let (db, desired) = StateDb::open(&paths.state_db())
+            .map_err(|error| MasterError::State(StateFault(error)))?;
+        let path = run_dir.socket(Address::Master);
+        let listener =
+            Listener::inherit(socket, &path, &[]).map_err(|source| MasterError::System {
+                what: "go on listening",
+                source,
+            })?;
+        let locks = locks.into_iter();
+        Ok(Self {
+            desired,
+            db,
+            run_dir,
+            listener,
+            later: None,
+            notices: vec![format!(
+                "goes on as version {} in the same process",
+                env!("CARGO_PKG_VERSION")
+            )],
+            locks: locks
+                .map(|(path, file)| (path, Lock::inherit(file)))
+                .collect(),
+            started_ms: Some(started_ms),
             options,
         })
     }
@@ -222,26 +270,37 @@ impl Master {
         crate::sys::process::become_subreaper().map_err(system("become the parent of orphans"))?;
         let (reaper, reaping) = Reaper::start().map_err(system("wait for children"))?;
         let signals = Signals::new().map_err(system("receive signals"))?;
-        let Options { paths, wait, .. } = self.options;
+        receive_signals();
+        let Options {
+            paths, wait, log, ..
+        } = self.options;
         info!(version = env!("CARGO_PKG_VERSION"), dir = %paths.dir().display(), "the master serves");
         for notice in &self.notices {
             info!("{notice}");
         }
         let shared = Arc::new(Shared::new());
         let (commands, queue) = mpsc::channel(64);
-        let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(systemd::run(shared.clone(), wait));
+        let (upgrade, mut upgrades) = mpsc::channel(1);
+        let started_ms = self.started_ms.unwrap_or_else(|| clock::now().wall_ms);
+        let plan = UpgradePlan {
+            paths: paths.clone(),
+            wait,
+            log,
+            started_ms,
+            locks: self.locks,
+            reaper: reaper.clone(),
+        };
         let handler = Arc::new(ClientHandler {
             shared: shared.clone(),
             commands: commands.clone(),
             allocator: Allocator::default(),
+            upgrades: upgrade,
+            upgrade: Arc::new(plan),
+            upgrading: tokio::sync::Mutex::default(),
         });
-        let listening = tokio::spawn(self.listener.serve::<ClientLink, _>(
-            Hello::new(Role::Master, "master"),
-            handler,
-            stopped,
-        ));
+        let mut front = Front::open(self.listener, handler.clone());
         tasks.spawn(obey_signals(signals, commands.clone()));
         if let Some(source) = self.later {
             tasks.spawn(deploy_later(source, shared.clone(), commands.clone()));
@@ -252,16 +311,54 @@ impl Master {
             (self.db, self.desired),
             shared,
             reaper,
-        );
-        core.run(queue).await;
+            started_ms,
+        )
+        .run(queue);
+        tokio::pin!(core);
+        loop {
+            // Cancel safe: the core is polled on, and a channel loses nothing.
+            tokio::select! {
+                () = &mut core => break,
+                Some(upgrade) = upgrades.recv() => front = upgrade::hand_over(front, &handler, upgrade).await,
+            }
+        }
         info!("every node has ended");
         // The last status is out; connections end, which is how whoever waits for the end learns of it.
-        stop.send_replace(true);
-        let _ = listening.await;
+        front.close().await;
         tasks.shutdown().await;
         reaping.abort();
         let _ = std::fs::remove_file(paths.master_pid());
         Ok(())
+    }
+}
+
+/// The master's socket while it is served.
+struct Front {
+    end: watch::Sender<bool>,
+    serving: JoinHandle<()>,
+    /// Absent if the kernel has no descriptor left; then there is no upgrade in place.
+    heir: Option<Heir>,
+}
+
+impl Front {
+    fn open(listener: Listener, handler: Arc<ClientHandler>) -> Self {
+        let (end, ended) = watch::channel(false);
+        let heir = listener
+            .heir()
+            .map_err(|error| warn!(%error, "cannot keep the socket for a successor"))
+            .ok();
+        let me = Hello::new(Role::Master, "master");
+        Self {
+            end,
+            serving: tokio::spawn(listener.serve::<ClientLink, _>(me, handler, ended)),
+            heir,
+        }
+    }
+
+    /// Ends every connection, once what is queued is written.
+    async fn close(self) {
+        self.end.send_replace(true);
+        let _ = self.serving.await;
     }
 }
 

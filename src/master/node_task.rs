@@ -7,6 +7,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -35,6 +36,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// A node that was up for this long is started again at once.
 const HEALTHY: Duration = Duration::from_secs(60);
+
+/// Counts links.
+static LINKS: AtomicU64 = AtomicU64::new(0);
 
 /// News of a node.
 #[derive(Debug)]
@@ -122,6 +126,8 @@ impl NodeTask {
                     self.tell_state(NodeState::Down, None, None).await;
                     None
                 }
+                // The same process goes on with another program and has its socket open.
+                End::Lost(_) if self.shared.is_giving_way(&self.name) => continue,
                 End::Lost(reason) => {
                     warn!(node = %self.name, reason, attempt = failures, "lost a node");
                     self.tell_state(NodeState::Lost, None, Some(reason)).await;
@@ -219,6 +225,7 @@ impl NodeTask {
             Some(NodeHandle {
                 client: client.clone(),
                 configured,
+                number: LINKS.fetch_add(1, Ordering::Relaxed),
             }),
         );
         let mut up = None;

@@ -14,6 +14,7 @@ use crate::model::NodeName;
 use crate::sys::marks;
 use crate::sys::process::{PidFd, Table};
 use crate::sys::spawn::{Spawn, SpawnError};
+use crate::sys::successor::INHERITED;
 
 /// How long a node may take until it listens.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -22,7 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const MAX_REPORT: u64 = 64 * 1024;
 
 /// Variables that are ours or systemd's and meant for this process alone.
-const PRIVATE: [&str; 7] = [
+const PRIVATE: [&str; 8] = [
+    INHERITED,
     "NOTIFY_SOCKET",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 
 use super::allocation::World;
 use super::directory::Directory;
@@ -39,6 +39,8 @@ impl Snapshot {
 pub(crate) struct NodeHandle {
     pub(crate) client: Client<NodeLink>,
     pub(crate) configured: watch::Receiver<u64>,
+    /// Tells this link from earlier ones to the same node.
+    pub(crate) number: u64,
 }
 
 /// What the tasks share. No lock is held across an await.
@@ -49,6 +51,10 @@ pub(crate) struct Shared {
     /// Blitzes that left somebody waiting for an answer and have given none since.
     pub(crate) silent: watch::Sender<BTreeSet<ServerId>>,
     links: Mutex<BTreeMap<NodeName, NodeHandle>>,
+    /// Nodes whose process is about to go on as another program, so that the end of the link means nothing.
+    giving_way: Mutex<BTreeSet<NodeName>>,
+    /// Held by requests while they are carried out, and by whoever ends this program for another one.
+    pub(crate) gate: Arc<RwLock<()>>,
     directory: Mutex<Directory>,
 }
 
@@ -59,6 +65,8 @@ impl Shared {
             events: watch::Sender::new(0),
             silent: watch::Sender::default(),
             links: Mutex::default(),
+            giving_way: Mutex::default(),
+            gate: Arc::default(),
             directory: Mutex::default(),
         }
     }
@@ -83,6 +91,24 @@ impl Shared {
             Some(handle) => drop(links.insert(node.clone(), handle)),
             None => drop(links.remove(node)),
         }
+    }
+
+    /// Says that a node's process is about to go on as another program, or that this is over.
+    pub(crate) fn set_giving_way(&self, node: &NodeName, gives_way: bool) {
+        let mut nodes = self
+            .giving_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if gives_way {
+            nodes.insert(node.clone());
+        } else {
+            nodes.remove(node);
+        }
+    }
+
+    pub(crate) fn is_giving_way(&self, node: &NodeName) -> bool {
+        let nodes = self.giving_way.lock();
+        nodes.unwrap_or_else(PoisonError::into_inner).contains(node)
     }
 
     /// Returns the status as it is now.

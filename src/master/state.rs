@@ -139,6 +139,36 @@ impl StateDb {
         Ok((this, desired))
     }
 
+    /// Reads a copy of the store in memory, brought up to this release, and so proves that it can be read.
+    pub(crate) fn check(path: &Path) -> Result<(), StateError> {
+        let open = |source| StateError::Open {
+            path: path.to_owned(),
+            source,
+        };
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let from = Connection::open_with_flags(path, flags).map_err(open)?;
+        let mut connection = Connection::open_in_memory().map_err(open)?;
+        rusqlite::backup::Backup::new(&from, &mut connection)
+            .and_then(|copy| copy.step(-1))
+            .map_err(open)?;
+        let mut this = Self {
+            path: path.to_owned(),
+            connection,
+        };
+        let found: i64 = this
+            .connection
+            .query_row("SELECT version FROM schema", [], |row| row.get(0))
+            .map_err(|source| this.opening(source))?;
+        if found > SCHEMA {
+            return Err(StateError::TooNew {
+                path: this.path,
+                found,
+            });
+        }
+        this.upgrade().map_err(|source| this.opening(source))?;
+        this.read().map(drop)
+    }
+
     fn prepare(&mut self) -> rusqlite::Result<()> {
         use std::os::unix::fs::PermissionsExt as _;
         let _ = std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o600));

@@ -1,6 +1,7 @@
 //! What a master asks of a node, and what it is told.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +12,12 @@ use tracing::{info, warn};
 use super::Context;
 use super::blitz::{self, Sessions};
 use super::supervisor::Supervisor;
+use super::upgrade;
 use crate::ipc::message::node::{Action, Event, NodeLink, Reply, Request};
 use crate::ipc::{CallError, Handler, Peer, Refusal, RefusalKind};
 use crate::model::ServerId;
 use crate::sys::host::Load;
+use crate::sys::successor::{Successor, SuccessorError};
 
 /// How many messages wait for a slow master; what happens meanwhile is told as one change.
 const QUEUE: usize = 16;
@@ -67,6 +70,7 @@ impl Handler<NodeLink> for Answers {
                 Ok(Load { averages, cpus }) => Ok(Reply::Load { averages, cpus }),
                 Err(error) => Err(Refusal::new(RefusalKind::Failed, error.to_string())),
             },
+            Request::Upgrade { binary, prove } => upgrade(supervisor, &binary, prove).await,
             Request::Stop => {
                 info!(peer = ?peer.hello.name, "asked to stop");
                 supervisor.stop();
@@ -80,6 +84,25 @@ impl Handler<NodeLink> for Answers {
         self.0.keep(report(self.0.context().clone(), tell));
         Some(told)
     }
+}
+
+async fn upgrade(
+    supervisor: &Arc<Supervisor>,
+    binary: &Path,
+    prove: bool,
+) -> Result<Reply, Refusal> {
+    let refuse =
+        |error: SuccessorError| Refusal::new(RefusalKind::Failed, crate::telemetry::chain(&error));
+    let successor = Successor::open(binary).map_err(refuse)?;
+    let version = upgrade::prepare(supervisor, &successor)
+        .await
+        .map_err(refuse)?;
+    if prove {
+        return Ok(Reply::Upgradable { version });
+    }
+    info!(binary = %binary.display(), "makes way for another program");
+    supervisor.give_way_to(successor).await;
+    Ok(Reply::Upgrading)
 }
 
 fn unknown(server: &ServerId) -> Refusal {

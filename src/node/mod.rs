@@ -11,19 +11,23 @@ mod link;
 mod logs;
 mod server;
 mod supervisor;
+mod upgrade;
+
+pub use upgrade::{check, resume};
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::descriptor::NodeFacts;
-use crate::ipc::{Address, AddressError, Hello, ListenError, Listener, Role, RunDir};
+use crate::ipc::message::node::ServerReport;
+use crate::ipc::{Address, AddressError, Heir, Hello, ListenError, Listener, Role, RunDir};
 use crate::model::{NodeName, ServerId};
 use crate::sys::host::Host;
 use crate::sys::lock::{Lock, LockError};
@@ -32,6 +36,7 @@ use crate::sys::process;
 use crate::sys::reaper::Reaper;
 use crate::sys::signals::{Signal, Signals};
 use crate::sys::stdio::redirect_to;
+use crate::sys::successor::{Successor, receive_signals};
 use crate::telemetry::chain;
 
 /// What a node is started with.
@@ -119,6 +124,8 @@ pub(crate) struct Context {
     pub(crate) board: board::Board,
     pub(crate) blitzes: blitz::Blitzes,
     pub(crate) logs_written: logs::Written,
+    /// What the program before this one in the same process has seen of each server.
+    pub(crate) inherited: Mutex<BTreeMap<ServerId, ServerReport>>,
 }
 
 impl Context {
@@ -142,7 +149,7 @@ impl Context {
 ///
 /// Whatever keeps it from starting; later failures go to its log.
 pub async fn run(options: Options) -> Result<(), NodeError> {
-    match start(&options).await {
+    match start(&options, None).await {
         Ok(node) => {
             announce(&serde_json::json!({ "ready": true }));
             let path = node.context.logs.join(format!("node-{}.log", options.name));
@@ -174,10 +181,11 @@ struct Node {
     signals: Signals,
     keeper: logs::Keeper,
     reaping: JoinHandle<()>,
-    _lock: Lock,
+    upgrades: mpsc::Receiver<Successor>,
+    lock: Lock,
 }
 
-async fn start(options: &Options) -> Result<Node, NodeError> {
+async fn start(options: &Options, left: Option<upgrade::Left>) -> Result<Node, NodeError> {
     let directory = |path: &Path| {
         let path = path.to_owned();
         move |source| NodeError::Directory { path, source }
@@ -197,20 +205,34 @@ async fn start(options: &Options) -> Result<Node, NodeError> {
     for path in [&home.join("servers"), &logs] {
         server::launch::make_dir(path, None).map_err(directory(path))?;
     }
-    let lock = Lock::acquire(&home.join("node.lock"))
-        .await
-        .map_err(|source| NodeError::Lock {
-            name: options.name.clone(),
-            source,
-        })?;
+    let (held, socket, servers) = match left {
+        Some(left) => (Some(left.lock), Some(left.socket), left.servers),
+        None => (None, None, Vec::new()),
+    };
+    let lock = match held {
+        Some(lock) => lock,
+        None => Lock::acquire(&home.join("node.lock"))
+            .await
+            .map_err(|source| NodeError::Lock {
+                name: options.name.clone(),
+                source,
+            })?,
+    };
     std::env::set_current_dir(&dir).map_err(directory(&dir))?;
     process::become_subreaper().map_err(kernel("become the parent of orphans"))?;
     let signals = Signals::new().map_err(kernel("receive signals"))?;
-    let (reaper, reaping) = Reaper::start().map_err(kernel("wait for children"))?;
+    let children = servers.iter().filter_map(|server| server.pid);
+    let (reaper, reaping) = Reaper::start_with(children).map_err(kernel("wait for children"))?;
+    receive_signals();
     let (keeper, logs_written) = logs::Keeper::new(logs.clone()).map_err(kernel("watch logs"))?;
     let run = RunDir::create(&state).map_err(NodeError::RunDir)?;
-    let listener = Listener::bind(&run.socket(Address::Node(&options.name)), &[])
-        .map_err(NodeError::Listen)?;
+    let address = run.socket(Address::Node(&options.name));
+    let listener = match socket {
+        Some(socket) => {
+            Listener::inherit(socket, &address, &[]).map_err(kernel("go on listening"))?
+        }
+        None => Listener::bind(&address, &[]).map_err(NodeError::Listen)?,
+    };
     let host = Host::read().map_err(|error| kernel("ask for the host's name")(error.into()))?;
     let context = Arc::new(Context {
         name: options.name.clone(),
@@ -237,16 +259,52 @@ async fn start(options: &Options) -> Result<Node, NodeError> {
         run,
         reaper,
         logs_written,
+        inherited: Mutex::new(servers.into_iter().map(|s| (s.id.clone(), s)).collect()),
     });
+    let (upgrade, upgrades) = mpsc::channel(1);
     Ok(Node {
-        supervisor: Arc::new(supervisor::Supervisor::new(context.clone())),
+        supervisor: Arc::new(supervisor::Supervisor::new(context.clone(), upgrade)),
         context,
         listener,
         signals,
         keeper,
         reaping,
-        _lock: lock,
+        upgrades,
+        lock,
     })
+}
+
+/// The node's socket while it is served.
+struct Front {
+    end: watch::Sender<bool>,
+    serving: JoinHandle<()>,
+    /// Absent if the kernel has no descriptor left; then there is no upgrade in place.
+    heir: Option<Heir>,
+}
+
+impl Front {
+    fn open(listener: Listener, supervisor: &Arc<supervisor::Supervisor>) -> Self {
+        let (end, ended) = watch::channel(false);
+        let me = Hello::new(Role::Node, supervisor.context().name.as_str());
+        let answers = Arc::new(link::Answers(supervisor.clone()));
+        let heir = listener
+            .heir()
+            .map_err(|error| warn!(%error, "cannot keep the socket for a successor"))
+            .ok();
+        Self {
+            end,
+            serving: tokio::spawn(listener.serve(me, answers, ended)),
+            heir,
+        }
+    }
+
+    /// Ends every connection, once what is queued is written.
+    async fn close(self) {
+        self.end.send_replace(true);
+        if let Err(error) = self.serving.await {
+            warn!(%error, "the task of the socket failed");
+        }
+    }
 }
 
 impl Node {
@@ -258,13 +316,11 @@ impl Node {
             mut signals,
             keeper,
             reaping,
-            _lock,
+            mut upgrades,
+            lock,
         } = self;
         info!(node = %context.name, pid = std::process::id(), "node started");
-        let (end, ended) = watch::channel(false);
-        let me = Hello::new(Role::Node, context.name.as_str());
-        let answers = Arc::new(link::Answers(supervisor.clone()));
-        let serving = tokio::spawn(listener.serve(me, answers, ended));
+        let mut front = Front::open(listener, &supervisor);
         let keeping = tokio::spawn(keeper.run());
         let mut stopping = supervisor.stopping();
         loop {
@@ -280,15 +336,15 @@ impl Node {
                         break;
                     }
                 },
+                Some(successor) = upgrades.recv() => {
+                    front = upgrade::hand_over(front, &supervisor, &lock, &successor).await;
+                }
             }
         }
         info!(node = %context.name, "node stops");
         supervisor.stop();
         supervisor.stop_all().await;
-        end.send_replace(true);
-        if let Err(error) = serving.await {
-            warn!(%error, "the task of the socket failed");
-        }
+        front.close().await;
         keeping.abort();
         reaping.abort();
         info!(node = %context.name, "node stopped");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -19,6 +19,8 @@ use crate::model::ServerId;
 use crate::sys::clock;
 use crate::sys::marks::{self, Mark};
 use crate::sys::process::{self, PidFd, ProcessId, Table};
+use crate::sys::reaper::Reaper;
+use crate::sys::successor::Successor;
 
 /// Owns the tasks of all servers.
 pub(crate) struct Supervisor {
@@ -29,6 +31,8 @@ pub(crate) struct Supervisor {
     stopping: watch::Sender<bool>,
     /// What tells masters; aborted with the node.
     tellers: Mutex<JoinSet<()>>,
+    /// Asks for a successor of this process.
+    upgrade: mpsc::Sender<Successor>,
 }
 
 struct Server {
@@ -46,14 +50,21 @@ struct Marked {
 
 impl Supervisor {
     /// Makes a supervisor without servers.
-    pub(crate) fn new(context: Arc<Context>) -> Self {
+    pub(crate) fn new(context: Arc<Context>, upgrade: mpsc::Sender<Successor>) -> Self {
         Self {
             context,
             servers: Mutex::default(),
             configuring: AsyncMutex::new(None),
             stopping: watch::Sender::new(false),
             tellers: Mutex::default(),
+            upgrade,
         }
+    }
+
+    /// Has the node's process go on as another program, as soon as its connections have ended.
+    pub(crate) async fn give_way_to(&self, successor: Successor) {
+        // The other end goes with the node.
+        let _ = self.upgrade.send(successor).await;
     }
 
     /// Returns what the node has.
@@ -197,14 +208,15 @@ impl Supervisor {
                 Some(process) => complete(record, process),
                 None => record,
             };
-            found.insert(id, open(record));
+            found.insert(id, open(record, &self.context.reaper));
         }
         // Without a record: the marks alone. Only those below this node's directory of servers would have had one.
         for (id, marks) in marked {
             if self.context.server_dir(&id).is_dir()
                 && let Some(process) = leader(&marks)
             {
-                found.insert(id, open(complete(Record::default(), process)));
+                let record = complete(Record::default(), process);
+                found.insert(id, open(record, &self.context.reaper));
             }
         }
         found
@@ -368,7 +380,11 @@ fn complete(record: Record, process: Marked) -> Record {
     }
 }
 
-fn open(record: Record) -> Found {
+fn open(record: Record, reaper: &Reaper) -> Found {
+    let inherited = record
+        .process
+        .as_ref()
+        .and_then(|process| reaper.take_inherited(process.pid));
     let process = record
         .process
         .as_ref()
@@ -379,7 +395,11 @@ fn open(record: Record) -> Found {
                 .ok()
                 .flatten()
         });
-    Found { record, process }
+    Found {
+        record,
+        process,
+        inherited,
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -43,8 +44,8 @@ pub enum LockError {
 /// A lock that is held until this value is dropped or the process ends. Its file stays.
 #[derive(Debug)]
 pub struct Lock {
-    // Only held: closing it releases the lock.
-    _file: File,
+    /// Closing it releases the lock.
+    file: File,
 }
 
 impl Lock {
@@ -91,6 +92,18 @@ impl Lock {
         }
     }
 
+    /// Goes on holding a lock that this process has from the program before it.
+    pub fn inherit(file: OwnedFd) -> Self {
+        Self {
+            file: File::from(file),
+        }
+    }
+
+    /// Returns the open file by which the lock is held, once more.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        Ok(self.file.try_clone()?.into())
+    }
+
     /// Returns the process that holds the lock at `path`, if it is held and its holder lives. Takes nothing.
     pub fn holder(path: &Path) -> Option<u32> {
         let file = File::open(path).ok()?;
@@ -106,7 +119,7 @@ impl Lock {
         file.set_len(0)?;
         file.rewind()?;
         file.write_all(format!("{} {}\n", me.pid, me.start_time).as_bytes())?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 

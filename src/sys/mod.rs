@@ -39,5 +39,7 @@ pub mod signals;
 )]
 pub mod spawn;
 pub mod stdio;
+#[expect(unsafe_code, reason = "a descriptor is inherited by its number")]
+pub mod successor;
 pub mod user;
 pub mod watch;

@@ -29,6 +29,8 @@ type Waiting = HashMap<u32, oneshot::Sender<ExitStatus>>;
 pub struct Reaper {
     /// Held while a child is started and entered, so that none is reaped before it is known.
     waiting: Arc<Mutex<Waiting>>,
+    /// Children of the program before this one in the same process, that nobody has asked for yet.
+    inherited: Arc<Mutex<HashMap<u32, oneshot::Receiver<ExitStatus>>>>,
 }
 
 /// A child of this process.
@@ -45,6 +47,13 @@ pub struct Child {
 impl Reaper {
     /// Begins to reap. Needs a running runtime; the task ends with it.
     pub fn start() -> io::Result<(Self, JoinHandle<()>)> {
+        Self::start_with([])
+    }
+
+    /// Begins to reap, children that the program before this one in the same process has started among them.
+    pub fn start_with(
+        children: impl IntoIterator<Item = u32>,
+    ) -> io::Result<(Self, JoinHandle<()>)> {
         let (read, write) = StdStream::pair()?;
         read.set_nonblocking(true)?;
         write.set_nonblocking(true)?;
@@ -52,7 +61,16 @@ impl Reaper {
         let stream = UnixStream::from_std(read)?;
         let reaper = Self {
             waiting: Arc::default(),
+            inherited: Arc::default(),
         };
+        for pid in children {
+            // What is no child of this process any more is never told of, and so not entered.
+            if process::stat(pid).is_some_and(|stat| stat.parent == std::process::id()) {
+                let (tell, exit) = oneshot::channel();
+                reaper.lock().insert(pid, tell);
+                reaper.inherited().insert(pid, exit);
+            }
+        }
         let task = tokio::spawn(reaper.clone().run(stream));
         Ok((reaper, task))
     }
@@ -84,6 +102,17 @@ impl Reaper {
     /// Returns whether `pid` is a child that was started here and has not been reaped.
     pub fn owns(&self, pid: u32) -> bool {
         self.lock().contains_key(&pid)
+    }
+
+    /// Returns what tells how an inherited child ends or has ended; once for each.
+    pub fn take_inherited(&self, pid: u32) -> Option<oneshot::Receiver<ExitStatus>> {
+        self.inherited().remove(&pid)
+    }
+
+    fn inherited(&self) -> MutexGuard<'_, HashMap<u32, oneshot::Receiver<ExitStatus>>> {
+        self.inherited
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {

@@ -27,7 +27,7 @@ pub struct User {
     pub groups: Vec<u32>,
 }
 
-/// A process to be started: all that it gets. Standard input is `/dev/null`, other descriptors are closed, the signal mask is
+/// A process to be started: all that it gets. Other descriptors are closed, the signal mask is
 /// empty and every disposition the default one.
 #[derive(Debug)]
 pub struct Spawn<'a> {
@@ -45,6 +45,8 @@ pub struct Spawn<'a> {
     pub user: Option<&'a User>,
     /// Its file mode creation mask; that of this process if absent.
     pub umask: Option<u32>,
+    /// Its standard input; `/dev/null` if absent.
+    pub stdin: Option<&'a OwnedFd>,
     /// Its standard output; `/dev/null` if absent.
     pub stdout: Option<&'a OwnedFd>,
     /// Its standard error; `/dev/null` if absent.
@@ -129,6 +131,7 @@ impl<'a> Spawn<'a> {
             dir: dir.as_ref(),
             user: None,
             umask: None,
+            stdin: None,
             stdout: None,
             stderr: None,
             new_session: false,
@@ -147,7 +150,7 @@ impl<'a> Spawn<'a> {
             .map_err(SpawnError::Fork)?;
         let null = OwnedFd::from(null);
         let fds = [
-            null.as_raw_fd(),
+            self.stdin.unwrap_or(&null).as_raw_fd(),
             self.stdout.unwrap_or(&null).as_raw_fd(),
             self.stderr.unwrap_or(&null).as_raw_fd(),
         ];

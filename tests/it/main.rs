@@ -20,3 +20,4 @@ mod supervision;
 mod survival;
 mod systemd;
 mod systemd_unit;
+mod upgrade;

@@ -83,6 +83,8 @@ pub enum Request {
     Blitz { request: Box<blitz::Request> },
     /// What happened, in order: [`Reply::Events`]. Those after the event `after`, waiting for at most `wait_ms` if there is none
     /// yet; without `after` the last `limit`.
+    /// Has another program take the place of this one in the processes of master and nodes: [`Reply::Upgraded`], and the connection ends.
+    Upgrade { binary: PathBuf },
     Events {
         after: Option<u64>,
         limit: u32,
@@ -328,6 +330,11 @@ pub enum Reply {
     },
     Drained {
         blitzes: Vec<DrainView>,
+    },
+    /// `nodes`: those that run the new program by now, with their pids. The master follows at once, in the process that it has.
+    Upgraded {
+        version: String,
+        nodes: Vec<(NodeName, u32)>,
     },
     Route {
         /// The Blitz that would take it; absent if nobody would now.

@@ -4,4 +4,5 @@
 
 pub mod blitz;
 pub mod client;
+pub mod heritage;
 pub mod node;

@@ -1,5 +1,7 @@
 //! Master ↔ node: what the node has to run, and how that goes.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::blitz;
@@ -39,6 +41,9 @@ pub enum Request {
     Stop,
     /// How busy its host is: [`Reply::Load`].
     Load,
+    /// Has another program take the node's place in its process: [`Reply::Upgrading`], and the connection ends. With `prove` only asks
+    /// that program whether it could: [`Reply::Upgradable`].
+    Upgrade { binary: PathBuf, prove: bool },
 }
 
 /// Something to be done to a server.
@@ -130,6 +135,11 @@ pub enum Reply {
         reply: Box<blitz::Reply>,
     },
     Stopping,
+    Upgrading,
+    /// `version`: what the program calls itself.
+    Upgradable {
+        version: String,
+    },
     /// `averages`: the load averages over 1, 5 and 15 minutes; `cpus`: how many threads run at once.
     Load {
         averages: [f64; 3],

@@ -150,6 +150,8 @@ pub(crate) struct Core {
     tell: mpsc::Sender<(NodeName, News)>,
     news: mpsc::Receiver<(NodeName, News)>,
     started_ms: u64,
+    /// When the process was started, which may have run another program then.
+    process_started_ms: u64,
     hostname: String,
     stopping: bool,
 }
@@ -161,6 +163,7 @@ impl Core {
         (db, desired): (StateDb, Desired),
         shared: Arc<Shared>,
         reaper: Reaper,
+        process_started_ms: u64,
     ) -> Self {
         let (tell, news) = mpsc::channel(256);
         Self {
@@ -192,6 +195,7 @@ impl Core {
             tell,
             news,
             started_ms: clock::now().wall_ms,
+            process_started_ms,
             hostname: Host::read().map(|host| host.hostname).unwrap_or_default(),
             stopping: false,
         }

@@ -96,7 +96,7 @@ impl Core {
                 .collect(),
             master: MasterStatus {
                 pid: std::process::id(),
-                started_ms: self.started_ms,
+                started_ms: self.process_started_ms,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
             },
             redirector: RedirectorStatus {

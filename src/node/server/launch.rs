@@ -21,12 +21,13 @@ use crate::sys::notify_socket::NotifySocket;
 use crate::sys::process::{FileId, ProcessId};
 use crate::sys::reaper::Child;
 use crate::sys::spawn::{Spawn, SpawnError, User};
+use crate::sys::successor::INHERITED;
 use crate::telemetry::chain;
 
 /// Variables that are ours or systemd's and do not go to servers.
 pub(crate) fn is_private(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| {
-        matches!(name, "NOTIFY_SOCKET" | "MAINPID" | MARK)
+        matches!(name, "NOTIFY_SOCKET" | "MAINPID" | MARK | INHERITED)
             || name.starts_with("WATCHDOG_")
             || name.starts_with("LISTEN_")
     })

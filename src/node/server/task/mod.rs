@@ -9,7 +9,7 @@ mod report;
 
 use std::future::{Future, pending};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::warn;
@@ -63,16 +63,27 @@ enum Woken {
 
 impl Task {
     fn new(context: Arc<Context>, assigned: Assigned) -> Self {
+        let inherited = context
+            .inherited
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&assigned.id);
+        let mut server = Server::new(desired(&assigned));
+        let (mut last_exit, mut failure) = (None, None);
+        if let Some(seen) = inherited {
+            server.restarts = seen.restarts;
+            (last_exit, failure) = (seen.last_exit, seen.failure);
+        }
         Self {
-            server: Server::new(desired(&assigned)),
+            server,
             context,
             assigned,
             record: Record::default(),
             run: None,
             belongings: None,
             sweep: None,
-            last_exit: None,
-            failure: None,
+            last_exit,
+            failure,
             failures: 0,
             waiting: Vec::new(),
         }

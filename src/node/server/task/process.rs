@@ -27,6 +27,8 @@ pub(crate) struct Found {
     pub(crate) record: Record,
     /// The process, if it lives.
     pub(crate) process: Option<PidFd>,
+    /// Tells how it ends or has ended, if it is a child of this very process.
+    pub(crate) inherited: Option<oneshot::Receiver<ExitStatus>>,
 }
 
 /// How the end of a process is learnt.
@@ -139,7 +141,11 @@ impl Task {
             known: Default::default(),
             asked: Default::default(),
         };
-        let (Some(process), Some((pid, start_time))) = (found.process, leader) else {
+        let exit = match (found.inherited, found.process) {
+            (Some(exit), _) => Some(Exit::Child(exit)),
+            (None, process) => process.map(Exit::Adopted),
+        };
+        let (Some(exit), Some((pid, start_time))) = (exit, leader) else {
             if self.record.instance.is_empty() {
                 self.happen(Event::Desired(desired(&self.assigned)));
             } else {
@@ -162,7 +168,7 @@ impl Task {
             pid,
             start_time,
             started,
-            exit: Exit::Adopted(process),
+            exit,
             notify,
             belongings,
             offsets: (size(&out), size(&err)),
