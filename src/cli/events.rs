@@ -33,7 +33,7 @@ pub(crate) struct EventsArgs {
 }
 
 pub(crate) async fn run(context: &Context, args: EventsArgs) -> Result<(), Failure> {
-    let mut grid = context.grid().await?;
+    let grid = context.grid().await?;
     let mut names = HashMap::new();
     let meant = |event: &GridEvent| args.kind.as_ref().is_none_or(|kind| *kind == event.kind);
     let ask = |after, limit, wait_ms| Request::Events {
@@ -62,16 +62,13 @@ pub(crate) async fn run(context: &Context, args: EventsArgs) -> Result<(), Failu
         return Ok(());
     }
     loop {
-        match grid.call(ask(Some(last), PAGE, WAIT_MS)).await {
-            Ok(Reply::Events { events }) => {
-                last = events.last().map_or(last, |event| event.id);
-                let shown: Vec<_> = events.into_iter().filter(meant).collect();
-                show(context, &shown, &mut names)?;
-            }
-            Ok(_) => return Err(strange()),
-            // The next master goes on with the same numbers.
-            Err(lost) => grid = context.grid().await.map_err(|_| lost)?,
-        }
+        // Another master goes on with the same numbers.
+        let Reply::Events { events } = grid.call(ask(Some(last), PAGE, WAIT_MS)).await? else {
+            return Err(strange());
+        };
+        last = events.last().map_or(last, |event| event.id);
+        let shown: Vec<_> = events.into_iter().filter(meant).collect();
+        show(context, &shown, &mut names)?;
     }
 }
 

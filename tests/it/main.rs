@@ -12,6 +12,7 @@ mod generated;
 mod harness;
 mod moving;
 mod omero_name;
+mod reconnect;
 mod rolling;
 mod sessions;
 mod sockets;
