@@ -27,7 +27,7 @@ pub(crate) struct EventsArgs {
     /// How many of the last events to print
     #[arg(short = 'n', long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     lines: u32,
-    /// Only events of this kind: command, redirect, drain, rollout, server, node, session, upgrade
+    /// Only events of this kind: command, refused, redirect, drain, rollout, server, node, session, upgrade
     #[arg(long, value_name = "KIND")]
     kind: Option<String>,
 }

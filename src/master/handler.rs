@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::allocation::Facts;
 use super::core::{Command, wait_for};
 use super::placement::Allocator;
+use super::refused;
 use super::shared::{NodeHandle, Shared, Snapshot};
 use crate::ipc::message::blitz;
 use crate::ipc::message::client::{ClientLink, Reply, Request, ServerAction};
@@ -32,6 +33,19 @@ pub(crate) struct ClientHandler {
 impl Handler<ClientLink> for ClientHandler {
     async fn handle(self: Arc<Self>, peer: Arc<Peer>, request: Request) -> Result<Reply, Refusal> {
         let uid = peer.uid;
+        let words = refused::words(&request);
+        let answer = self.answer(uid, request).await;
+        if let (Some(words), Err(refusal)) = (words, &answer) {
+            let happening = refused::happening(uid, &words, refusal);
+            // The master ends: then so does its list of events.
+            let _ = self.commands.send(Command::Note(happening)).await;
+        }
+        answer
+    }
+}
+
+impl ClientHandler {
+    async fn answer(&self, uid: u32, request: Request) -> Result<Reply, Refusal> {
         match request {
             Request::Status { after, wait_ms } => Ok(self.status(after, wait_ms).await),
             Request::Deploy {
@@ -152,9 +166,7 @@ impl Handler<ClientLink> for ClientHandler {
             } => self.events(after, limit.clamp(1, PAGE), wait_ms).await,
         }
     }
-}
 
-impl ClientHandler {
     pub(super) async fn command<T>(
         &self,
         make: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Command,

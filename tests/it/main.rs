@@ -8,6 +8,7 @@ mod deploy;
 mod descriptor;
 mod documents;
 mod drain;
+mod events;
 mod generated;
 mod harness;
 mod moving;

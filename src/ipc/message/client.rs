@@ -375,7 +375,7 @@ pub struct GridEvent {
     pub at_ms: u64,
     /// Who asked for it; absent for what the grid did by itself.
     pub uid: Option<u32>,
-    /// `command`, `redirect`, `drain`, `rollout`, `server`, `node`, `session`, `upgrade`.
+    /// `command`, `refused`, `redirect`, `drain`, `rollout`, `server`, `node`, `session`, `upgrade`.
     pub kind: String,
     /// What it happened to: a server, a node, a session by its short id; may be empty.
     pub subject: String,
