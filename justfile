@@ -27,6 +27,7 @@ planted:
 # Measures what the README's table says. Not a CI job: machines differ.
 bench:
     cargo bench --locked --bench grid
+    cargo bench --locked --bench sessions
 
 # Does what CI does.
 ci:

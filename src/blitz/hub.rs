@@ -178,6 +178,7 @@ mod tests {
             internal: 0,
             accepting: Accepting::Yes,
             read_only: ReadOnly::default(),
+            resumed: 0,
             read_only_reason: ReadOnlyReason::default(),
         })
     }

@@ -61,6 +61,8 @@ struct Core {
     flush_at: Option<Duration>,
     /// No new sessions are taken.
     draining: bool,
+    /// Sessions that were taken up at the start.
+    resumed: u64,
     /// Sessions of users that are being opened.
     opening: u64,
     /// What the timers sleep until.
@@ -126,7 +128,11 @@ impl Blitz {
             }
             core.sessions.expire(now)
         };
-        let resumed = self.core().sessions.len();
+        let resumed = {
+            let mut core = self.core();
+            core.resumed = core.sessions.len() as u64;
+            core.resumed
+        };
         if resumed > 0 || !ended.is_empty() {
             info!(server = %self.server, resumed, timed_out = ended.len(), "took up sessions");
         }
@@ -149,6 +155,7 @@ impl Blitz {
                 (_, true) => Accepting::Draining,
             },
             read_only: ReadOnly::default(),
+            resumed: core.resumed,
             read_only_reason: ReadOnlyReason::default(),
         }
     }

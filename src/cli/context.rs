@@ -3,15 +3,20 @@
 use std::future::Future;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::failure::{Failure, code};
 use crate::config::Paths;
 use crate::ipc::message::client::{ClientLink, GridStatus, Reply, Request};
-use crate::ipc::{Address, Client, Hello, Role, RunDir};
+use crate::ipc::{
+    Address, CallError, Client, ConnectError, Hello, HelloError, RefusalKind, Role, RunDir,
+};
+use crate::sys::watch::Arrivals;
 
 /// How results are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -59,11 +64,23 @@ pub(crate) struct Context {
     pub(crate) verbose: u8,
 }
 
-/// The way to a master.
+/// How often a connection that ends before the introduction is tried again.
+const TRIES: u32 = 3;
+
+/// How long the next master is waited for when one died under a command.
+const NEXT_MASTER: Duration = Duration::from_secs(20);
+
+/// The way to a master, and to the next one if it dies.
 pub(crate) struct Grid {
+    context: Context,
+    link: Mutex<Link>,
+}
+
+/// A connection to a master.
+#[derive(Clone)]
+struct Link {
     client: Client<ClientLink>,
-    /// The master's pid.
-    pub(crate) pid: u32,
+    pid: u32,
 }
 
 impl Context {
@@ -105,14 +122,15 @@ impl Context {
 
     /// Connects to the master; exit code 3 if there is none.
     pub(crate) async fn grid(&self) -> Result<Grid, Failure> {
-        let run_dir = RunDir::find(self.paths.state())?;
-        let socket = run_dir.socket(Address::Master);
-        let (client, master, _) =
-            Client::connect(&socket, &Hello::new(Role::Client, "omero-grid")).await?;
+        let link = connect(&self.socket()?).await?;
         Ok(Grid {
-            client,
-            pid: master.pid,
+            context: self.clone(),
+            link: Mutex::new(link),
         })
+    }
+
+    fn socket(&self) -> Result<PathBuf, Failure> {
+        Ok(RunDir::find(self.paths.state())?.socket(Address::Master))
     }
 
     /// Writes a JSON document.
@@ -153,9 +171,104 @@ impl Context {
     }
 }
 
+async fn connect(socket: &Path) -> Result<Link, ConnectError> {
+    let me = Hello::new(Role::Client, "omero-grid");
+    let mut tries = 0;
+    loop {
+        match Client::connect(socket, &me).await {
+            Ok((client, master, _)) => {
+                return Ok(Link {
+                    client,
+                    pid: master.pid,
+                });
+            }
+            // The master is just making way for another program in its process, which answers whoever comes next.
+            Err(ConnectError::Hello {
+                source: HelloError::Closed | HelloError::Frame(_),
+                ..
+            }) if tries < TRIES => tries += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 impl Grid {
-    pub(crate) async fn call(&self, request: Request) -> Result<Reply, Failure> {
-        Ok(self.client.call(&request).await?)
+    /// Asks the master. If it dies meanwhile, what may be asked twice is asked of the next one.
+    pub(crate) async fn call(&self, mut request: Request) -> Result<Reply, Failure> {
+        let mut deadline = None;
+        loop {
+            let client = self.link().client;
+            match client.call(&request).await {
+                Err(CallError::Lost) if request.is_repeatable() => {
+                    if let Request::Status { after, .. } = &mut request {
+                        // The next master counts anew.
+                        *after = None;
+                    }
+                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + NEXT_MASTER);
+                    self.reconnect(deadline).await?;
+                }
+                Err(CallError::Lost) => return Err(outcome_unknown(&request)),
+                // Another program takes its place; nothing was done.
+                Err(CallError::Refused(refusal)) if refusal.kind == RefusalKind::Again => {
+                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + NEXT_MASTER);
+                    self.reconnect(deadline).await?;
+                }
+                answer => return Ok(answer?),
+            }
+        }
+    }
+
+    /// Connects to the master that follows one that died. One that has ended in order is followed by none.
+    async fn reconnect(&self, deadline: Instant) -> Result<(), Failure> {
+        let socket = self.context.socket()?;
+        // Before the first look, so that nothing falls between.
+        let arrivals = Arrivals::watch(socket.parent().unwrap_or(Path::new("/")))?;
+        let mut told = self.context.quiet || !std::io::stderr().is_terminal();
+        loop {
+            match tokio::time::timeout_at(deadline, connect(&socket)).await {
+                Ok(Ok(link)) => {
+                    *self.lock() = link;
+                    return Ok(());
+                }
+                Ok(Err(ConnectError::Nobody { .. })) if !socket.exists() => {
+                    return Err(Failure::new(code::FAILED, "the grid was stopped meanwhile")
+                        .hint("omero-grid start [DESCRIPTOR]"));
+                }
+                // Its socket is still there: it was killed.
+                Ok(Err(_)) | Err(_) => {}
+            }
+            if !told {
+                told = true;
+                writeln!(
+                    anstream::stderr(),
+                    "the master died; waiting up to {NEXT_MASTER:?} for the next one (`omero-grid start`)"
+                )?;
+            }
+            // Cancel safe: what appears is only a reason to look again.
+            match tokio::time::timeout_at(deadline, arrivals.next()).await {
+                Ok(appeared) => appeared?,
+                Err(_) => {
+                    return Err(Failure::new(
+                        code::FAILED,
+                        format!("the master died, and no other came within {NEXT_MASTER:?}"),
+                    )
+                    .hint("`omero-grid start` adopts what is left; then try again"));
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn link(&self) -> Link {
+        self.lock().clone()
+    }
+
+    /// Returns the master's pid.
+    pub(crate) fn pid(&self) -> u32 {
+        self.link().pid
     }
 
     pub(crate) async fn status(&self) -> Result<(u64, GridStatus), Failure> {
@@ -206,7 +319,7 @@ impl Grid {
 
     /// Waits until the connection has ended.
     pub(crate) async fn closed(&self) {
-        self.client.closed().await;
+        self.link().client.closed().await;
     }
 }
 
@@ -216,6 +329,26 @@ pub(crate) async fn within<F: Future>(limit: Option<Duration>, future: F) -> Opt
         Some(limit) => tokio::time::timeout(limit, future).await.ok(),
         None => Some(future.await),
     }
+}
+
+/// The master died before it answered, and asking again might do a thing twice.
+fn outcome_unknown(request: &Request) -> Failure {
+    let look = match request {
+        Request::CreateSession { .. }
+        | Request::JoinSession { .. }
+        | Request::CloseSession { .. }
+        | Request::CloseUser { .. }
+        | Request::MoveSession { .. } => "`omero-grid session list`",
+        Request::Blitz { .. } => "`omero-grid user list`",
+        _ => "`omero-grid events` and `omero-grid status`",
+    };
+    Failure::new(
+        code::FAILED,
+        "the master died before it answered; whether this was done is unknown",
+    )
+    .hint(format!(
+        "`omero-grid start` adopts what is left; then {look} shows what was done"
+    ))
 }
 
 /// An answer of the wrong type.

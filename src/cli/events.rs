@@ -27,13 +27,13 @@ pub(crate) struct EventsArgs {
     /// How many of the last events to print
     #[arg(short = 'n', long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     lines: u32,
-    /// Only events of this kind: command, redirect, drain, rollout, server, node, session, upgrade
+    /// Only events of this kind: command, refused, redirect, drain, rollout, server, node, session, upgrade
     #[arg(long, value_name = "KIND")]
     kind: Option<String>,
 }
 
 pub(crate) async fn run(context: &Context, args: EventsArgs) -> Result<(), Failure> {
-    let mut grid = context.grid().await?;
+    let grid = context.grid().await?;
     let mut names = HashMap::new();
     let meant = |event: &GridEvent| args.kind.as_ref().is_none_or(|kind| *kind == event.kind);
     let ask = |after, limit, wait_ms| Request::Events {
@@ -62,16 +62,13 @@ pub(crate) async fn run(context: &Context, args: EventsArgs) -> Result<(), Failu
         return Ok(());
     }
     loop {
-        match grid.call(ask(Some(last), PAGE, WAIT_MS)).await {
-            Ok(Reply::Events { events }) => {
-                last = events.last().map_or(last, |event| event.id);
-                let shown: Vec<_> = events.into_iter().filter(meant).collect();
-                show(context, &shown, &mut names)?;
-            }
-            Ok(_) => return Err(strange()),
-            // The next master goes on with the same numbers.
-            Err(lost) => grid = context.grid().await.map_err(|_| lost)?,
-        }
+        // Another master goes on with the same numbers.
+        let Reply::Events { events } = grid.call(ask(Some(last), PAGE, WAIT_MS)).await? else {
+            return Err(strange());
+        };
+        last = events.last().map_or(last, |event| event.id);
+        let shown: Vec<_> = events.into_iter().filter(meant).collect();
+        show(context, &shown, &mut names)?;
     }
 }
 

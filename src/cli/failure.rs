@@ -54,7 +54,7 @@ impl Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let code = match refusal.kind {
-            RefusalKind::Failed | RefusalKind::Unsupported => code::FAILED,
+            RefusalKind::Failed | RefusalKind::Unsupported | RefusalKind::Again => code::FAILED,
             RefusalKind::NotFound => code::NOT_THERE,
             RefusalKind::Invalid => code::INVALID,
             RefusalKind::TimedOut => code::TIMED_OUT,

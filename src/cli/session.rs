@@ -111,7 +111,8 @@ pub(crate) async fn run(context: &Context, args: SessionCommand) -> Result<(), F
                 ip: String::new(),
                 time_to_idle_ms: None,
                 time_to_live_ms: None,
-                token: None,
+                // Asked again of another master it opens no second session.
+                token: Some(uuid::Uuid::new_v4().to_string()),
                 group,
                 event: String::new(),
             };

@@ -55,7 +55,7 @@ pub(crate) async fn stop(context: &Context, args: StopArgs) -> Result<(), Failur
 }
 
 async fn stop_grid(context: &Context, grid: &Grid, limit: Option<Duration>) -> Result<(), Failure> {
-    let process = PidFd::of(grid.pid);
+    let process = PidFd::of(grid.pid());
     match grid.call(Request::Stop).await {
         Ok(_) => {}
         // It was stopping already, and has ended meanwhile.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 
-use super::context::{Context, strange};
+use super::context::{Context, Grid, strange, within};
 use super::failure::{Failure, code};
 use super::master_process::{log_filter, master_failure};
 use crate::config::Paths;
@@ -23,6 +23,9 @@ const MAX_DOCUMENT: u64 = 64 * 1024 * 1024;
 
 /// How long the master may take to answer as the new program.
 const BACK: Duration = Duration::from_secs(60);
+
+/// How long the old program may take to hang up.
+const LEAVE: Duration = Duration::from_secs(20);
 
 /// Arguments of `upgrade`.
 #[derive(Debug, Clone, Args)]
@@ -49,27 +52,18 @@ pub(crate) async fn run(context: &Context, args: UpgradeArgs) -> Result<(), Fail
     let request = Request::Upgrade {
         binary: binary.clone(),
     };
-    let pid = grid.pid;
-    let answer = grid.call(request).await;
-    let begun = Instant::now();
-    let Reply::Upgraded { version, nodes } = answer? else {
+    let pid = grid.pid();
+    let Reply::Upgraded { version, nodes } = grid.call(request).await? else {
         return Err(strange());
     };
+    let begun = Instant::now();
+    spinner.set_message("waits for the master");
     let successor =
         Successor::open(&binary).map_err(|error| Failure::new(code::FAILED, chain(&error)))?;
-    // The socket never closes: whoever connects meanwhile is answered by the new program.
-    let new = tokio::time::timeout(BACK, context.grid())
-        .await
-        .map_err(|_| {
-            Failure::new(
-                code::TIMED_OUT,
-                format!("the master does not answer within {BACK:?}"),
-            )
-            .hint(format!("see {}", context.paths.master_log().display()))
-        })??;
+    let back = within(Some(BACK), follow(context, grid, &successor)).await;
     let pause = begun.elapsed();
     spinner.finish_and_clear();
-    if new.pid != pid || !successor.is_run_by(pid) {
+    if !back.transpose()?.unwrap_or(false) {
         return Err(Failure::new(
             code::FAILED,
             "the nodes run the new program; the master goes on with the old one",
@@ -98,6 +92,22 @@ pub(crate) async fn run(context: &Context, args: UpgradeArgs) -> Result<(), Fail
         pause.as_millis()
     ))?;
     context.say("Blitzes keep the program that they run until 'omero-grid restart --rolling'")
+}
+
+/// Follows the master into its new program. Returns whether it runs that.
+async fn follow(context: &Context, grid: Grid, successor: &Successor) -> Result<bool, Failure> {
+    let pid = grid.pid();
+    let mut grid = grid;
+    // The socket never closes: whoever connects is answered, by the old program or the new one. The old one hangs up when it goes.
+    loop {
+        if successor.is_run_by(pid) {
+            return Ok(context.grid().await?.pid() == pid);
+        }
+        if within(Some(LEAVE), grid.closed()).await.is_none() {
+            return Ok(false);
+        }
+        grid = context.grid().await?;
+    }
 }
 
 /// Reads what a running process would leave on standard input, and says whether this program could go on from it.

@@ -82,6 +82,8 @@ pub enum RefusalKind {
     TimedOut,
     /// It is not allowed now (exit code 6).
     Refused,
+    /// Nothing was done, because another program takes the place of the one that was asked: ask again over a new connection (exit code 1).
+    Again,
     /// Whoever was asked cannot do it now, but another may: a Blitz that drains, is full, or went away (exit code 6).
     Unavailable,
 }

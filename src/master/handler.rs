@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedRwLockReadGuard, mpsc, oneshot};
 
 use super::allocation::Facts;
 use super::core::{Command, wait_for};
 use super::placement::Allocator;
+use super::refused;
 use super::shared::{NodeHandle, Shared, Snapshot};
 use super::upgrade::{Upgrade, UpgradePlan};
 use crate::ipc::message::blitz;
@@ -40,8 +41,34 @@ impl Handler<ClientLink> for ClientHandler {
         // What only waits for news may be cut off by an upgrade; the rest is carried to its end first.
         let _pass = match &request {
             Request::Status { .. } | Request::Events { .. } | Request::Upgrade { .. } => None,
-            _ => Some(self.shared.gate.clone().read_owned().await),
+            _ => Some(self.pass().await?),
         };
+        let words = refused::words(&request);
+        let answer = self.answer(uid, request).await;
+        if let (Some(words), Err(refusal)) = (words, &answer) {
+            let happening = refused::happening(uid, &words, refusal);
+            // The master ends: then so does its list of events.
+            let _ = self.commands.send(Command::Note(happening)).await;
+        }
+        answer
+    }
+}
+
+impl ClientHandler {
+    /// Waits until requests are carried out; refuses once another program takes over.
+    async fn pass(&self) -> Result<OwnedRwLockReadGuard<()>, Refusal> {
+        let mut leaving = self.shared.leaving.subscribe();
+        // Cancel safe: a lock that is not taken, and a watch.
+        tokio::select! {
+            pass = self.shared.gate.clone().read_owned() => Ok(pass),
+            _ = leaving.wait_for(|leaving| *leaving) => Err(Refusal::new(
+                RefusalKind::Again,
+                "another version of the program takes over; nothing was done",
+            )),
+        }
+    }
+
+    async fn answer(&self, uid: u32, request: Request) -> Result<Reply, Refusal> {
         match request {
             Request::Status { after, wait_ms } => Ok(self.status(after, wait_ms).await),
             Request::Deploy {
@@ -163,9 +190,7 @@ impl Handler<ClientLink> for ClientHandler {
             } => self.events(after, limit.clamp(1, PAGE), wait_ms).await,
         }
     }
-}
 
-impl ClientHandler {
     pub(super) async fn command<T>(
         &self,
         make: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Command,

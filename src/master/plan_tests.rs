@@ -72,6 +72,7 @@ fn reports(desired: &Desired, sessions: u64) -> BTreeMap<ServerId, ServerReport>
             sessions,
             accepting: Accepting::Yes,
             read_only: blitz::ReadOnly::default(),
+            resumed: 0,
             read_only_reason: blitz::ReadOnlyReason::default(),
         });
         ServerReport {

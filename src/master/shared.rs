@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     giving_way: Mutex<BTreeSet<NodeName>>,
     /// Held by requests while they are carried out, and by whoever ends this program for another one.
     pub(crate) gate: Arc<RwLock<()>>,
+    /// True once nothing is carried out any more, because another program takes over.
+    pub(crate) leaving: watch::Sender<bool>,
     directory: Mutex<Directory>,
 }
 
@@ -67,6 +69,7 @@ impl Shared {
             links: Mutex::default(),
             giving_way: Mutex::default(),
             gate: Arc::default(),
+            leaving: watch::Sender::new(false),
             directory: Mutex::default(),
         }
     }

@@ -25,7 +25,7 @@ const KEEP_EVENTS: i64 = 100_000;
 pub(crate) struct Happening {
     /// Who asked for it; `None` for what the grid did by itself.
     pub(crate) uid: Option<u32>,
-    /// `command`, `redirect`, `drain`, `rollout`, `server`, `node`, `session`, `upgrade`.
+    /// `command`, `refused`, `redirect`, `drain`, `rollout`, `server`, `node`, `session`, `upgrade`.
     pub(crate) kind: &'static str,
     /// What it happened to: a server, a node, or nothing in particular.
     pub(crate) subject: String,

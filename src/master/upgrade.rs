@@ -246,6 +246,9 @@ pub(super) async fn hand_over(
         return front;
     };
     heir.keep();
+    handler.shared.leaving.send_replace(true);
+    // Whoever waits to be carried out is answered before the connections end.
+    tokio::task::yield_now().await;
     front.close().await;
     let failure = match plan.shared_locks() {
         Err(error) => error,
@@ -258,6 +261,7 @@ pub(super) async fn hand_over(
             }
         },
     };
+    handler.shared.leaving.send_replace(false);
     warn!(error = %failure, "the other program did not take over; goes on");
     match heir.listen() {
         Ok(listener) => Front::open(listener, handler.clone()),

@@ -36,7 +36,7 @@ impl Node {
             dir: dir.to_owned(),
             state: dir.to_owned(),
         };
-        start(&options).await.unwrap()
+        start(&options, None).await.unwrap()
     }
 
     /// Forgets everything without ending a process, as a killed node does, and starts anew.

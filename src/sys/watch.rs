@@ -66,18 +66,32 @@ async fn read(fd: &AsyncFd<Fd>) -> io::Result<Vec<nix::sys::inotify::InotifyEven
     .await
 }
 
+/// Tells that something appeared in a directory, under whatever name.
+pub struct Arrivals(AsyncFd<Fd>);
+
+impl Arrivals {
+    /// Watches a directory from now on. Needs a running runtime.
+    pub fn watch(dir: &Path) -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        inotify.add_watch(dir, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO)?;
+        Ok(Self(readable(Fd(inotify))?))
+    }
+
+    /// Waits until something has appeared since the last call. Cancel safe.
+    pub async fn next(&self) -> io::Result<()> {
+        read(&self.0).await.map(drop)
+    }
+}
+
 /// Waits until `path` exists. Its directory has to exist. Cancel safe.
 pub async fn appearance(path: &Path) -> io::Result<()> {
     if path.try_exists()? {
         return Ok(());
     }
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-    inotify.add_watch(dir, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO)?;
-    let fd = readable(Fd(inotify))?;
+    let arrivals = Arrivals::watch(path.parent().unwrap_or(Path::new("/")))?;
     // Looked at again after the watch is set: what came between would not be told.
     while !path.try_exists()? {
-        read(&fd).await?;
+        arrivals.next().await?;
     }
     Ok(())
 }

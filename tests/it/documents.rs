@@ -18,10 +18,10 @@ fn cargo_lines(text: &str) -> BTreeSet<&str> {
 #[test]
 fn the_recipes_are_those_of_ci() {
     let mut recipes = cargo_lines(JUSTFILE);
-    assert!(
-        recipes.remove("cargo bench --locked --bench grid"),
-        "no recipe for the benchmarks"
-    );
+    for bench in ["grid", "sessions"] {
+        let line = format!("cargo bench --locked --bench {bench}");
+        assert!(recipes.remove(line.as_str()), "no recipe for `{line}`");
+    }
     assert_eq!(recipes, cargo_lines(CI));
 }
 

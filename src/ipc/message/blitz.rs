@@ -221,6 +221,9 @@ pub struct Status {
     /// Of these, those that services opened for themselves.
     #[serde(default)]
     pub internal: u64,
+    /// Sessions of the process before that it took up when it started.
+    #[serde(default)]
+    pub resumed: u64,
     /// Whether it takes new ones.
     pub accepting: Accepting,
     /// Which resources it only reads.

@@ -109,6 +109,36 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// Returns whether asking twice does no more than asking once: it only reads, or the creation has a token.
+    pub fn is_repeatable(&self) -> bool {
+        match self {
+            Self::Status { .. }
+            | Self::ListSessions { .. }
+            | Self::KeepAlive { .. }
+            | Self::Events { .. }
+            | Self::Outlook { .. }
+            | Self::Route { .. } => true,
+            Self::Deploy { dry_run, .. } => *dry_run,
+            Self::Drain { drain } => drain.plan,
+            Self::CreateSession { create, .. } => create.token.is_some(),
+            Self::Blitz { request } => matches!(**request, blitz::Request::Users { .. }),
+            Self::Reload
+            | Self::Node { .. }
+            | Self::Server { .. }
+            | Self::Stop
+            | Self::JoinSession { .. }
+            | Self::MoveSession { .. }
+            | Self::CloseUser { .. }
+            | Self::CloseSession { .. }
+            | Self::Redirect { .. }
+            | Self::Undrain { .. }
+            | Self::Upgrade { .. }
+            | Self::Roll { .. } => false,
+        }
+    }
+}
+
 /// Blitzes that are to take no new sessions, and what is to follow.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainRequest {
@@ -353,7 +383,7 @@ pub struct GridEvent {
     pub at_ms: u64,
     /// Who asked for it; absent for what the grid did by itself.
     pub uid: Option<u32>,
-    /// `command`, `redirect`, `drain`, `rollout`, `server`, `node`, `session`, `upgrade`.
+    /// `command`, `refused`, `redirect`, `drain`, `rollout`, `server`, `node`, `session`, `upgrade`.
     pub kind: String,
     /// What it happened to: a server, a node, a session by its short id; may be empty.
     pub subject: String,

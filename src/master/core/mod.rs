@@ -26,6 +26,7 @@ use crate::ipc::message::node::{Action, Goal, ServerReport};
 use crate::ipc::{Refusal, RefusalKind, RunDir};
 use crate::master::allocation::Policy;
 use crate::master::desired::{Change, Desired, Switch, Wish};
+use crate::master::incidents::Incidents;
 use crate::master::node_task::{News, NodeTask};
 use crate::master::plan::{self, Circumstances, Order};
 use crate::master::shared::Shared;
@@ -40,6 +41,9 @@ pub use deploy::LoadError;
 pub(super) use deploy::{builtin_descriptor, load};
 use drains::Outcome;
 pub(super) use status::wait_for;
+
+/// How long the same refusal of the same user is noted only once.
+const SAME_REFUSAL: Duration = Duration::from_secs(60);
 
 /// What the core is asked. Answers come after the change is durable.
 pub(crate) enum Command {
@@ -136,6 +140,10 @@ pub(crate) struct Core {
     policy_of: u64,
     /// Since when Blitzes have not accepted sessions.
     absent: BTreeMap<ServerId, Instant>,
+    /// What went wrong with servers.
+    incidents: Incidents,
+    /// The last refusal that was noted, and when.
+    refused: Option<(Happening, Instant)>,
     /// How long Blitzes took to start, the last time that it was seen.
     startups: BTreeMap<ServerId, Duration>,
     /// When the redirect has to be looked at again.
@@ -185,6 +193,8 @@ impl Core {
             policy: Arc::default(),
             policy_of: u64::MAX,
             absent: BTreeMap::new(),
+            incidents: Incidents::default(),
+            refused: None,
             startups: BTreeMap::new(),
             redirect_due: None,
             drain_due: None,
@@ -303,7 +313,7 @@ impl Core {
                 uid,
                 answer,
             } => drop(answer.send(self.redirect(change, uid))),
-            Command::Note(happening) => self.happenings.push(happening),
+            Command::Note(happening) => self.note_once(happening),
             Command::Events {
                 after,
                 limit,
@@ -352,6 +362,21 @@ impl Core {
             subject: subject.into(),
             text: text.into(),
         });
+    }
+
+    /// Notes what somebody did. The same refusal again and again is that of a script, and noted once a minute.
+    fn note_once(&mut self, happening: Happening) {
+        if happening.kind == "refused" {
+            let now = Instant::now();
+            if let Some((last, at)) = &self.refused
+                && *last == happening
+                && now.saturating_duration_since(*at) < SAME_REFUSAL
+            {
+                return;
+            }
+            self.refused = Some((happening.clone(), now));
+        }
+        self.happenings.push(happening);
     }
 
     /// Writes what was noted. Losing notes hinders nothing else.
@@ -632,12 +657,26 @@ impl Core {
                     self.note("node", name.as_str(), text);
                 }
             }
-            News::Servers(reports) => node.reports.extend(
-                reports
-                    .into_iter()
-                    .map(|report| (report.id.clone(), report)),
-            ),
-            News::Removed(ids) => node.reports.retain(|id, _| !ids.contains(id)),
+            News::Servers(reports) => {
+                let at = self.begun.elapsed();
+                let mut notes = Vec::new();
+                for report in reports {
+                    let before = node.reports.get(&report.id);
+                    for note in self.incidents.hear(before, &report, at, self.started_ms) {
+                        notes.push((report.id.to_string(), note));
+                    }
+                    node.reports.insert(report.id.clone(), report);
+                }
+                for (id, (kind, text)) in notes {
+                    self.note(kind, id, text);
+                }
+            }
+            News::Removed(ids) => {
+                node.reports.retain(|id, _| !ids.contains(id));
+                for id in &ids {
+                    self.incidents.forget(id);
+                }
+            }
         }
     }
 }
