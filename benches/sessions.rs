@@ -269,8 +269,8 @@ async fn another_master(grid: &Grid) -> (Instant, User) {
 fn directory() {
     let grid = Grid::start(1);
     block_on(async {
-        let (begun, user) = another_master(&grid).await;
-        let (empty, start) = (rss(user.pid), begun.elapsed());
+        let (_, user) = another_master(&grid).await;
+        let empty = rss(user.pid);
         let user = Rc::new(user);
         let sessions = Rc::new(RefCell::new(Vec::with_capacity(MANY)));
         let begun = Instant::now();
@@ -302,10 +302,9 @@ fn directory() {
         while !knows(&user, last).await {
             assert!(begun.elapsed() < PATIENCE, "the directory is not rebuilt");
         }
-        let took = begun.elapsed().saturating_sub(start);
         row(
-            &format!("directory of {MANY} rebuilt after the master's death"),
-            &format!("{:.3} s", took.as_secs_f64()),
+            &format!("{MANY} sessions known again, since `start` was typed"),
+            &format!("{:.3} s", begun.elapsed().as_secs_f64()),
             "< 2 s",
         );
         let bytes = rss(user.pid).saturating_sub(empty) / sessions.len() as u64;

@@ -28,18 +28,15 @@ struct Incident {
     life: Option<String>,
 }
 
-/// What is to be noted: the kind of the event, and its text.
-pub(crate) type Note = (&'static str, String);
-
 impl Incidents {
-    /// Hears how a server is now, after `before`. `at` is since the master began, which it did at `begun_ms`.
+    /// Hears how a server is now, after `before`, and returns what is to be noted of it. `at` is since the master began, which it did at `begun_ms`.
     pub(crate) fn hear(
         &mut self,
         before: Option<&ServerReport>,
         report: &ServerReport,
         at: Duration,
         begun_ms: u64,
-    ) -> Vec<Note> {
+    ) -> Vec<String> {
         let incident = self.0.entry(report.id.clone()).or_default();
         let mut notes = Vec::new();
         if let Some(cause) = failed(before, report) {
@@ -47,7 +44,7 @@ impl Incidents {
         }
         if incident.owed && report.is_ready() {
             incident.owed = false;
-            notes.push(("server", "is back".to_owned()));
+            notes.push("is back".to_owned());
         }
         if let Some(blitz) = &report.blitz
             && incident.life.as_ref() != Some(&blitz.uuid)
@@ -58,7 +55,7 @@ impl Incidents {
             if new && blitz.resumed > 0 && incident.counted == 0 {
                 let s = if blitz.resumed == 1 { "" } else { "s" };
                 let text = format!("took up {} session{s} of the process before", blitz.resumed);
-                notes.push(("session", text));
+                notes.push(text);
             }
         }
         notes
@@ -71,7 +68,7 @@ impl Incidents {
 }
 
 impl Incident {
-    fn failed(&mut self, cause: String, at: Duration) -> Option<Note> {
+    fn failed(&mut self, cause: String, at: Duration) -> Option<String> {
         if let Some((noted, since)) = &self.noted
             && *noted == cause
             && at.saturating_sub(*since) < QUIET
@@ -92,7 +89,7 @@ impl Incident {
             owed: true,
             life: self.life.take(),
         };
-        Some(("server", text))
+        Some(text)
     }
 }
 
@@ -138,10 +135,6 @@ mod tests {
         }
     }
 
-    fn texts(notes: Vec<Note>) -> Vec<String> {
-        notes.into_iter().map(|(_, text)| text).collect()
-    }
-
     #[test]
     fn a_crash_loop_is_noted_once_in_a_while_with_its_count() {
         let mut incidents = Incidents::default();
@@ -150,9 +143,9 @@ mod tests {
         for n in 0..1000_u64 {
             let crashed = report("inactive", Some((ExitStatus::Code(3), n)));
             let at = Duration::from_secs(n);
-            all.extend(texts(incidents.hear(Some(&before), &crashed, at, 0)));
+            all.extend(incidents.hear(Some(&before), &crashed, at, 0));
             before = report("active", crashed.last_exit);
-            all.extend(texts(incidents.hear(Some(&crashed), &before, at, 0)));
+            all.extend(incidents.hear(Some(&crashed), &before, at, 0));
         }
         let failed = "failed: exited with code 3";
         let again = format!("{failed}; 599 times more since the last note");
@@ -179,7 +172,7 @@ mod tests {
             ..running.clone()
         };
         let at = Duration::from_secs(7200);
-        assert_eq!(incidents.hear(None, &running, at, 0), []);
-        assert_eq!(incidents.hear(Some(&running), &stopped, at, 0), []);
+        assert_eq!(incidents.hear(None, &running, at, 0), [""; 0]);
+        assert_eq!(incidents.hear(Some(&running), &stopped, at, 0), [""; 0]);
     }
 }

@@ -667,8 +667,8 @@ impl Core {
                     }
                     node.reports.insert(report.id.clone(), report);
                 }
-                for (id, (kind, text)) in notes {
-                    self.note(kind, id, text);
+                for (id, text) in notes {
+                    self.note("server", id, text);
                 }
             }
             News::Removed(ids) => {
