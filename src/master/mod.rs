@@ -321,7 +321,11 @@ impl Master {
             // Cancel safe: the core is polled on, and a channel loses nothing.
             tokio::select! {
                 () = &mut core => break,
-                Some(upgrade) = upgrades.recv() => front = upgrade::hand_over(front, &handler, upgrade).await,
+                Some(upgrade) = upgrades.recv() => {
+                    front = upgrade::hand_over(front, &handler, upgrade)
+                        .await
+                        .map_err(system("go on listening; the nodes go on, and the next start adopts them"))?;
+                }
             }
         }
         info!("every node has ended");

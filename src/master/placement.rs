@@ -28,8 +28,11 @@ use crate::telemetry::local_time;
 /// after wrong ones some seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How many Blitzes are asked for one session at most.
-const TRIES: usize = 4;
+/// How often Blitzes are asked for one session at most.
+const TRIES: usize = 8;
+
+/// How long a Blitz that did not take a session is left alone, unless something changes earlier.
+const SECOND_THOUGHT: Duration = Duration::from_secs(1);
 
 /// How many creations may wait at once.
 const MAX_WAITING: usize = 10_000;
@@ -137,9 +140,15 @@ impl ClientHandler {
         };
         let mut tried = Vec::new();
         let mut deadline = None;
+        let mut news = self.shared.snapshot.subscribe();
         loop {
             let flight = self.allocate(&facts, &tried, &mut deadline).await?;
             let server = flight.server.clone();
+            if tried.contains(&server) {
+                // That it went may not be known here yet. Cancel safe: a watch loses nothing.
+                let _ = tokio::time::timeout(SECOND_THOUGHT, news.changed()).await;
+            }
+            news.mark_unchanged();
             let asked = self.ask(&server, blitz::Request::Create(create.clone()));
             let refusal = match tokio::time::timeout(PATIENCE, asked).await {
                 Ok(Ok(reply)) => return self.opened(server, reply),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OwnedRwLockWriteGuard;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::Front;
 use super::core::Command;
@@ -233,17 +233,17 @@ impl ClientHandler {
     }
 }
 
-/// Lets the successor take over. Returns only if it cannot; then the master goes on as it is.
+/// Lets the successor take over. Returns only if it cannot; then the master goes on as it is, unless it cannot even listen again.
 pub(super) async fn hand_over(
     front: Front,
     handler: &Arc<ClientHandler>,
     upgrade: Upgrade,
-) -> Front {
+) -> io::Result<Front> {
     let plan = &handler.upgrade;
     let mut front = front;
     let Some(heir) = front.heir.take() else {
         warn!("the socket cannot be kept; goes on as it is");
-        return front;
+        return Ok(front);
     };
     heir.keep();
     handler.shared.leaving.send_replace(true);
@@ -263,14 +263,7 @@ pub(super) async fn hand_over(
     };
     handler.shared.leaving.send_replace(false);
     warn!(error = %failure, "the other program did not take over; goes on");
-    match heir.listen() {
-        Ok(listener) => Front::open(listener, handler.clone()),
-        Err(error) => {
-            error!(%error, "cannot go on listening; ends, and the next start adopts the nodes");
-            // The nodes go on.
-            std::process::exit(1);
-        }
-    }
+    Ok(Front::open(heir.listen()?, handler.clone()))
 }
 
 /// Proves that the state of a master can be read by this program, without changing it.

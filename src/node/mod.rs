@@ -337,7 +337,13 @@ impl Node {
                     }
                 },
                 Some(successor) = upgrades.recv() => {
-                    front = upgrade::hand_over(front, &supervisor, &lock, &successor).await;
+                    match upgrade::hand_over(front, &supervisor, &lock, &successor).await {
+                        Ok(as_before) => front = as_before,
+                        Err(error) => {
+                            error!(%error, "cannot go on listening; ends, its servers go on, and its master starts the node anew");
+                            return;
+                        }
+                    }
                 }
             }
         }

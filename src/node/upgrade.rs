@@ -96,17 +96,17 @@ pub(super) async fn prepare(
     successor.prove(&context.reaper, &document, &env).await
 }
 
-/// Lets the successor take over. Returns only if it cannot; then the node goes on as it is.
+/// Lets the successor take over. Returns only if it cannot; then the node goes on as it is, unless it cannot even listen again.
 pub(super) async fn hand_over(
     front: Front,
     supervisor: &Arc<Supervisor>,
     lock: &Lock,
     successor: &Successor,
-) -> Front {
+) -> std::io::Result<Front> {
     let mut front = front;
     let Some(heir) = front.heir.take() else {
         warn!("the socket cannot be kept; goes on as it is");
-        return front;
+        return Ok(front);
     };
     heir.keep();
     front.close().await;
@@ -126,14 +126,7 @@ pub(super) async fn hand_over(
         reason = failure,
         "the other program did not take over; goes on"
     );
-    match heir.listen() {
-        Ok(listener) => Front::open(listener, supervisor),
-        Err(error) => {
-            error!(%error, "cannot go on listening; ends, so that its master starts the node anew");
-            // Its servers go on, and the next node adopts them.
-            std::process::exit(1);
-        }
-    }
+    Ok(Front::open(heir.listen()?, supervisor))
 }
 
 /// Returns a server that is starting or stopping: whether it becomes ready could be lost.

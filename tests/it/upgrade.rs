@@ -1,6 +1,6 @@
 //! `upgrade`: another program in the processes of master and nodes, under sessions and servers that notice nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -63,7 +63,7 @@ fn master_and_nodes_run_another_program_and_nobody_notices() {
             "every process is the one that it was"
         );
         for (what, pid) in &before {
-            let runs = exe(*pid) == PathBuf::from(&new);
+            let runs = exe(*pid) == Path::new(&new);
             assert_eq!(runs, what == "master" || what.starts_with("node"), "{what}");
         }
         grid.run(&format!("session join {session}")).ok();
