@@ -129,7 +129,8 @@ impl Context {
         })
     }
 
-    fn socket(&self) -> Result<PathBuf, Failure> {
+    /// Returns where the master's socket is. One that has ended in order has taken it away.
+    pub(crate) fn socket(&self) -> Result<PathBuf, Failure> {
         Ok(RunDir::find(self.paths.state())?.socket(Address::Master))
     }
 

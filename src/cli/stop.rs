@@ -67,7 +67,7 @@ async fn stop_grid(context: &Context, grid: &Grid, limit: Option<Duration>) -> R
                 .flatten()
                 .is_some()
             {
-                return Ok(());
+                return in_order(context);
             }
             return Err(failure);
         }
@@ -100,7 +100,19 @@ async fn stop_grid(context: &Context, grid: &Grid, limit: Option<Duration>) -> R
     ended.ok_or_else(|| {
         Failure::new(code::TIMED_OUT, "the grid has not stopped yet")
             .hint("it goes on; `omero-grid status` shows what is left")
-    })
+    })?;
+    in_order(context)
+}
+
+/// Tells a master that has ended with its grid from one that was killed before.
+fn in_order(context: &Context) -> Result<(), Failure> {
+    if context.socket()?.exists() {
+        return Err(
+            Failure::new(code::FAILED, "the master died before the grid had stopped")
+                .hint("`omero-grid status` shows what is left; `omero-grid stop` stops it"),
+        );
+    }
+    Ok(())
 }
 
 /// Arguments of `restart`.

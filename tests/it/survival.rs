@@ -324,3 +324,27 @@ fn what_the_issue_shows_holds_in_one_go() {
     grid.run("stop").ok();
     assert_eq!(living(grid.dir()), []);
 }
+
+#[test]
+fn a_stop_whose_master_dies_does_not_say_that_the_grid_has_stopped() {
+    let stubborn = server("stubborn", "/bin/sh")
+        .option("-c")
+        .option("trap '' TERM; while :; do sleep 1; done");
+    let grid = Grid::new(&application(&[node("n", &[stubborn])]));
+    grid.start();
+    let (master, stubborn) = (grid.master_pid(), grid.pid("stubborn"));
+    std::thread::scope(|scope| {
+        let stop = scope.spawn(|| {
+            grid.run("stop").exits(1).says(&[
+                "the master died before the grid had stopped",
+                "omero-grid stop",
+            ]);
+        });
+        grid.wait_server("stubborn", "to be told to stop", |server| {
+            server["state"] == "deactivating"
+        });
+        grid.kill9(master);
+        stop.join().unwrap();
+    });
+    assert!(alive(stubborn));
+}
