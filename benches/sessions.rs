@@ -27,6 +27,9 @@ const UNDER_WAY: usize = 64;
 /// How long anything may take that is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The password of `root` in a store that is not the grid's own.
+const PASSWORD: &str = "bench";
+
 /// A grid in a directory of its own, stopped at the end whatever happens.
 struct Grid(tempfile::TempDir);
 
@@ -59,6 +62,12 @@ impl Grid {
         std::fs::write(temp.path().join("grid.xml"), xml).expect("a descriptor");
         let grid = Self(temp);
         grid.must(&["start", "grid.xml"]);
+        if !store.is_empty() {
+            // Its root is older than this grid.
+            std::fs::write(grid.dir().join("pw"), PASSWORD).expect("a password");
+            grid.must(&["user", "passwd", "root", "--password-file", "pw"]);
+            std::fs::write(grid.dir().join("var/root-password"), PASSWORD).expect("a password");
+        }
         grid
     }
 
