@@ -145,9 +145,14 @@ fn check(context: &Context, choice: &StoreChoice) -> Result<(), Failure> {
             "store": what, "ok": true, "schema": schema, "users": users, "open": open, "closed": closed,
         }));
     }
+    let plural = if users == 1 { "" } else { "s" };
+    let all: u64 = open.iter().map(|(_, count)| count).sum();
     context.say(format!(
-        "{what} is in order: schema version {schema}, {users} users, {closed} ended sessions"
+        "{what} is in order: schema version {schema}, {users} user{plural}, {all} open and {closed} ended sessions"
     ))?;
+    if open.is_empty() {
+        return Ok(());
+    }
     let mut table = plain_table(&["SERVER", "OPEN SESSIONS"]);
     for (server, count) in open {
         table.add_row([server, count.to_string()]);

@@ -304,7 +304,7 @@ fn disturb_once(
     });
     let id = *dice.one_of(&BLITZES);
     let hang = Duration::from_millis(100 + dice.below(2500));
-    let choice = dice.below(16);
+    let choice = dice.below(17);
     // A status that cannot be had in time is no reason to wait: the master may hang.
     let pid = || {
         let status = quick(grid, &["--format", "json", "status"])?;
@@ -370,6 +370,7 @@ fn disturb_once(
             "restart --rolling".to_owned()
         }
         14 => run(grid, &["restart", "--rolling", "--abort"]),
+        15 => run(grid, &["upgrade"]),
         _ => run(grid, &["reload"]),
     };
     notes.note(json!({ "did": what }));

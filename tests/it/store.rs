@@ -231,3 +231,46 @@ fn a_blitz_past_its_lease_answers_for_no_session() {
     });
     assert_eq!(grid.pid(&owner), pid, "the process was not replaced");
 }
+
+#[test]
+fn a_database_that_hangs_costs_no_session_and_doubles_none() {
+    let Some(server) = PostgresServer::start() else {
+        return;
+    };
+    let grid = on_postgres(&server, "grid");
+    grid.run("store --store @url init").ok();
+    grid.start();
+    let before = grid.session();
+    let owner = grid.json(&format!("session join {before}"))["server"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    grid.write("pw", &grid.root_password());
+    server.hang();
+    std::thread::scope(|scope| {
+        // Asked for while nothing answers: it waits, or says that it took too long.
+        let asked = scope.spawn(|| grid.run("session create --user root --password-file pw"));
+        grid.wait_server(&owner, "to take no new sessions", |server| {
+            server["blitz"]["accepting"] == "no"
+        });
+        server.go_on();
+        let asked = asked.join().unwrap();
+        assert!([0, 1, 5, 6].contains(&asked.status), "{}", asked.stderr);
+        let opened = usize::from(asked.status == 0);
+        for id in ["Blitz-0", "Blitz-1"] {
+            grid.wait_server(id, "to accept sessions again", |server| {
+                server["blitz"]["accepting"] == "yes"
+            });
+        }
+        // What was not acknowledged may be there, once.
+        let rows =
+            "SELECT token, count(*) FROM omero_grid.session WHERE closed_ms IS NULL GROUP BY token";
+        let rows = server.query("grid", rows);
+        assert!((1 + opened..=2).contains(&rows.len()), "{rows:?}");
+        assert!(rows.iter().all(|row| row[1] == "1"), "{rows:?}");
+        grid.wait("the grid to list what the rows say", || {
+            (grid.sessions().len() == rows.len()).then_some(())
+        });
+    });
+    grid.run(&format!("session join {before}")).ok();
+}

@@ -71,10 +71,19 @@ fn master_and_nodes_run_another_program_and_nobody_notices() {
         for id in ["Blitz-0", "Blitz-1", "s"] {
             assert_eq!(grid.server(id).unwrap()["restarts"], 0);
         }
+        let now: Vec<String> = before.iter().map(|(_, pid)| comm(*pid)).collect();
+        assert_eq!(now, names, "the names of the processes");
     }
     assert_eq!(grid.status()["master"]["started"], started);
-    let now: Vec<String> = before.iter().map(|(_, pid)| comm(*pid)).collect();
-    assert_eq!(now, names, "the names of the processes");
+    // Blitzes follow when their sessions have ended.
+    for session in grid.sessions() {
+        grid.run(&format!("session close {session}")).ok();
+    }
+    grid.run("restart --rolling").ok();
+    for id in ["Blitz-0", "Blitz-1"] {
+        assert_eq!(exe(grid.pid(id)), grid.path("two"), "{id}");
+    }
+    let before = processes(&grid);
     // The locks are still held, the socket still serves.
     grid.run("start grid.xml").exits(6);
     let events = grid.json("events");

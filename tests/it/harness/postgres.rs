@@ -118,14 +118,43 @@ impl PostgresServer {
 
     /// Ends the server at once, as a crash does.
     pub(crate) fn crash(&mut self) {
-        let Some(mut child) = self.child.take() else {
-            return;
-        };
-        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
-        // SIGQUIT ends it and its children without any tidying up.
-        let _ = kill(pid, Signal::SIGCONT);
-        let _ = kill(pid, Signal::SIGQUIT);
-        let _ = child.wait();
+        self.go_on();
+        if let Some(mut child) = self.child.take() {
+            let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+            // SIGQUIT ends it and its children without any tidying up.
+            let _ = kill(pid, Signal::SIGQUIT);
+            let _ = child.wait();
+        }
+    }
+
+    /// Stops the server and all its processes where they are, as a machine does that hangs; they go on by [`Self::go_on`].
+    #[allow(dead_code, reason = "the tests of the program use it")]
+    pub(crate) fn hang(&self) {
+        self.signal_all(Signal::SIGSTOP);
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.signal_all(Signal::SIGCONT);
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        let Some(child) = &self.child else { return };
+        let main = child.id().to_string();
+        // The main one first, so that it starts no others meanwhile.
+        let _ = kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal);
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            // After the name, which may contain anything: state, parent.
+            let parent = stat
+                .rsplit(')')
+                .next()
+                .and_then(|rest| rest.split_ascii_whitespace().nth(1));
+            if parent == Some(main.as_str())
+                && let Ok(pid) = entry.file_name().to_string_lossy().parse()
+            {
+                let _ = kill(Pid::from_raw(pid), signal);
+            }
+        }
     }
 
     /// Makes an empty database and returns its URL.
