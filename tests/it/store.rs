@@ -29,6 +29,12 @@ fn on_postgres(server: &PostgresServer, database: &str) -> Grid {
     grid
 }
 
+/// Joins a session and returns where it is.
+fn owner(grid: &Grid, session: &str) -> String {
+    let joined = grid.json(&format!("session join {session}"));
+    joined["server"].as_str().unwrap().to_owned()
+}
+
 #[test]
 fn a_copy_is_made_under_load_and_its_users_come_back_elsewhere() {
     let grid = grid_of_two();
@@ -151,10 +157,7 @@ fn sessions_survive_their_blitz_and_their_database() {
     grid.run("store --store @url init").ok();
     grid.start();
     let session = grid.session();
-    let owner = grid.json(&format!("session join {session}"))["server"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let owner = owner(&grid, &session);
 
     // The Blitz is killed: its sessions are there again with it.
     let pid = grid.pid(&owner);
@@ -175,7 +178,6 @@ fn sessions_survive_their_blitz_and_their_database() {
     grid.wait_server(&owner, "to accept sessions again", |server| {
         server["blitz"]["accepting"] == "yes"
     });
-    assert_eq!(grid.pid(&owner), grid.pid(&owner));
     grid.run(&format!("session join {session}")).ok();
     grid.session();
 }
@@ -189,10 +191,7 @@ fn a_blitz_past_its_lease_answers_for_no_session() {
     grid.run("store --store @url init").ok();
     grid.start();
     let session = grid.session();
-    let owner = grid.json(&format!("session join {session}"))["server"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let owner = owner(&grid, &session);
     let other = if owner == "Blitz-0" {
         "Blitz-1"
     } else {
@@ -241,10 +240,7 @@ fn a_database_that_hangs_costs_no_session_and_doubles_none() {
     grid.run("store --store @url init").ok();
     grid.start();
     let before = grid.session();
-    let owner = grid.json(&format!("session join {before}"))["server"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let owner = owner(&grid, &before);
     grid.write("pw", &grid.root_password());
     server.hang();
     std::thread::scope(|scope| {
@@ -273,4 +269,57 @@ fn a_database_that_hangs_costs_no_session_and_doubles_none() {
         });
     });
     grid.run(&format!("session join {before}")).ok();
+}
+
+#[test]
+fn omeros_own_users_log_in_with_the_passwords_that_they_have() {
+    let Some(server) = PostgresServer::start() else {
+        return;
+    };
+    server.database("omero");
+    // As much of OMERO's schema as concerns passwords. The hash is salted with the number 52.
+    server.query(
+        "omero",
+        "CREATE TABLE experimenter (id bigint PRIMARY KEY, omename varchar(255) UNIQUE);
+         CREATE TABLE password (experimenter_id bigint PRIMARY KEY, hash varchar(255));
+         CREATE TABLE experimentergroup (id bigint PRIMARY KEY, name varchar(255));
+         CREATE TABLE groupexperimentermap (parent bigint, child bigint);
+         INSERT INTO experimenter VALUES (52, 'ann');
+         INSERT INTO password VALUES (52, 'xMAbSJvRSWH9oi23IZEX8g==');
+         INSERT INTO experimentergroup VALUES (0, 'system'), (1, 'user');
+         INSERT INTO groupexperimentermap VALUES (1, 52);",
+    );
+    let blitz = [
+        ("omero.grid.store", "omero.db"),
+        ("omero.grid.users", "omero"),
+        ("omero.db.host", server.socket().to_str().unwrap()),
+        ("omero.db.name", "omero"),
+        ("omero.db.user", "postgres"),
+        ("omero.db.pass", "of no interest"),
+    ]
+    .into_iter()
+    .fold(blitz("Blitz-0"), |blitz, (name, value)| {
+        blitz.property(name, value)
+    });
+    let grid = Grid::new(&application(&[node("a", &[blitz])]));
+    grid.write("url", &server.url("omero", "postgres"));
+    grid.run("store --store @url init").ok();
+    grid.start();
+    grid.write("pw", "p\u{e4}ssword");
+    grid.write("wrong", "password");
+    let created = grid.json("session create --user ann --password-file pw");
+    assert_eq!(created["user"], "ann");
+    grid.run("session create --user ann --password-file wrong")
+        .exits(6);
+    grid.run("user add bob --password-file pw")
+        .exits(6)
+        .says(&["omero.grid.users"]);
+    let kept = server.query("omero", "SELECT hash FROM password");
+    assert_eq!(kept, [["xMAbSJvRSWH9oi23IZEX8g=="]], "only read");
+    let secret = std::process::Command::new("grep")
+        .args(["-rl", "of no interest"])
+        .arg(grid.path("var/log"))
+        .output()
+        .unwrap();
+    assert!(secret.stdout.is_empty(), "a password is in a log");
 }

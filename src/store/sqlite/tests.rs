@@ -1,31 +1,13 @@
-use super::*;
 use std::sync::{Arc, Mutex};
 
-use crate::store::suite::{Place, TESTS};
-use crate::store::{ROOT, Store};
+use super::*;
+use crate::store::Store;
+use crate::store::suite::{Place, TESTS, session};
 
 fn made(dir: &Path) -> Sqlite {
     let mut store = Sqlite::create(&dir.join("grid.db")).unwrap();
     store.add_root(1, || Ok("hash".to_owned())).unwrap();
     store
-}
-
-fn session(token: Option<&str>) -> SessionRow {
-    SessionRow {
-        uuid: SessionId::random(),
-        user_id: 0,
-        user: ROOT.to_owned(),
-        agent: "test".to_owned(),
-        ip: "127.0.0.1".to_owned(),
-        started_ms: 1000,
-        last_access_ms: 1000,
-        time_to_idle_ms: 600_000,
-        time_to_live_ms: 0,
-        references: 1,
-        token: token.map(str::to_owned),
-        event: "User".to_owned(),
-        group: String::new(),
-    }
 }
 
 /// A store in a directory of its own.

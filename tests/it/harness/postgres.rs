@@ -210,7 +210,8 @@ impl PostgresServer {
         run(self.command("psql").arg(&url).args(strict).arg(file));
     }
 
-    fn socket(&self) -> PathBuf {
+    /// Returns the directory of its socket, which stands for a host.
+    pub(crate) fn socket(&self) -> PathBuf {
         self.temp.path().join("run")
     }
 
