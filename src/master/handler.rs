@@ -68,7 +68,7 @@ impl ClientHandler {
         }
     }
 
-    async fn answer(&self, uid: u32, request: Request) -> Result<Reply, Refusal> {
+    async fn answer(self: &Arc<Self>, uid: u32, request: Request) -> Result<Reply, Refusal> {
         match request {
             Request::Status { after, wait_ms } => Ok(self.status(after, wait_ms).await),
             Request::Deploy {
@@ -182,7 +182,14 @@ impl ClientHandler {
                     reply: Box::new(reply),
                 })
             }
-            Request::Upgrade { binary } => self.upgrade(&binary, uid).await,
+            Request::Upgrade { binary } => {
+                let handler = self.clone();
+                // Carried to its end whoever waits for it.
+                let upgrading = tokio::spawn(async move { handler.upgrade(&binary, uid).await });
+                upgrading.await.unwrap_or_else(|error| {
+                    Err(Refusal::new(RefusalKind::Failed, error.to_string()))
+                })
+            }
             Request::Events {
                 after,
                 limit,

@@ -96,26 +96,33 @@ impl Shared {
         }
     }
 
-    /// Says that a node's process is about to go on as another program, or that this is over.
-    pub(crate) fn set_giving_way(&self, node: &NodeName, gives_way: bool) {
-        let mut nodes = self
-            .giving_way
+    /// Says that a node's process is about to go on as another program, for as long as the value lives.
+    pub(crate) fn gives_way(self: &Arc<Self>, node: &NodeName) -> GivingWay {
+        self.giving_way().insert(node.clone());
+        GivingWay(self.clone(), node.clone())
+    }
+
+    fn giving_way(&self) -> MutexGuard<'_, BTreeSet<NodeName>> {
+        self.giving_way
             .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if gives_way {
-            nodes.insert(node.clone());
-        } else {
-            nodes.remove(node);
-        }
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn is_giving_way(&self, node: &NodeName) -> bool {
-        let nodes = self.giving_way.lock();
-        nodes.unwrap_or_else(PoisonError::into_inner).contains(node)
+        self.giving_way().contains(node)
     }
 
     /// Returns the status as it is now.
     pub(crate) fn now(&self) -> Snapshot {
         self.snapshot.borrow().clone()
+    }
+}
+
+/// A node's process is about to go on as another program.
+pub(crate) struct GivingWay(Arc<Shared>, NodeName);
+
+impl Drop for GivingWay {
+    fn drop(&mut self) {
+        self.0.giving_way().remove(&self.1);
     }
 }

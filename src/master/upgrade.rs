@@ -179,7 +179,7 @@ impl ClientHandler {
         successor: &Successor,
     ) -> Result<(), Refusal> {
         let before = self.shared.link(node).map(|link| link.number);
-        self.shared.set_giving_way(node, true);
+        let giving_way = self.shared.gives_way(node);
         let back = async {
             self.ask_way(node, successor.path(), false).await?;
             let mut snapshots = self.shared.snapshot.subscribe();
@@ -204,7 +204,7 @@ impl ClientHandler {
             Err(Refusal::new(RefusalKind::Failed, problem))
         };
         let result = back.await;
-        self.shared.set_giving_way(node, false);
+        drop(giving_way);
         result.map_err(|refusal| {
             Refusal {
                 message: format!("node {node} {}", refusal.message),
