@@ -341,7 +341,8 @@ fn leader(marks: &[Marked]) -> Option<Marked> {
     marks
         .iter()
         .filter(|m| m.leads)
-        .min_by_key(|m| m.process.start_time)
+        // The clock of starts is coarse; a lower pid is the older of two within one tick.
+        .min_by_key(|m| (m.process.start_time, m.process.pid))
         .cloned()
 }
 

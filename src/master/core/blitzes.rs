@@ -16,9 +16,39 @@ use crate::master::desired::Change;
 use crate::master::redirect::{self, Next, Seen};
 use crate::master::state::Happening;
 use crate::model::{Accepting, NodeName, NodeState, ServerId, ServerState};
+use crate::sys::clock;
 
 /// When a redirect that could not be written is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// Whether a Blitz is there, as far as this master has seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Presence {
+    /// This master has seen it there.
+    met: bool,
+    /// Since when it has been away, milliseconds since 1970; `None` while it is there.
+    away_since_ms: Option<u64>,
+}
+
+impl Presence {
+    /// Returns how it is now.
+    ///
+    /// An end from before it was last there says nothing about now. Only one that this master has never met has been away since its last
+    /// end, and only if it has no process.
+    fn next(self, is_there: bool, report: Option<&ServerReport>, now_ms: u64) -> Self {
+        let ended = report
+            .filter(|report| report.pid.is_none())
+            .and_then(|report| Some(report.last_exit.as_ref()?.1));
+        Self {
+            met: self.met || is_there,
+            away_since_ms: match self.away_since_ms {
+                _ if is_there => None,
+                known if self.met => Some(known.unwrap_or(now_ms)),
+                known => Some(ended.or(known).unwrap_or(now_ms)),
+            },
+        }
+    }
+}
 
 impl Core {
     /// Sees to what follows from the Blitzes as they are now: since when they are absent, and whether the redirect moves.
@@ -61,6 +91,8 @@ impl Core {
     /// Notes since when each Blitz has not accepted, and returns what the redirect follows from.
     fn observe(&mut self, now: Instant) -> Vec<Seen> {
         let mut absent = std::mem::take(&mut self.absent);
+        let mut away = std::mem::take(&mut self.away);
+        let now_ms = clock::now().wall_ms;
         let mut startups = std::mem::take(&mut self.startups);
         let mut seen = Vec::new();
         for (id, _, placed) in self.desired.placed() {
@@ -71,6 +103,9 @@ impl Core {
             if let Some(ready) = report.and_then(|report| report.ready_after_ms) {
                 startups.insert(id.clone(), Duration::from_millis(ready));
             }
+            let is_there = report.is_some_and(|report| report.blitz.is_some());
+            let presence = away.entry(id.clone()).or_default();
+            *presence = presence.next(is_there, report, now_ms);
             let accepts = self.accepts(id, report);
             if accepts {
                 absent.remove(id);
@@ -88,7 +123,7 @@ impl Core {
                 startup: startup(startups.get(id), report, &placed.descriptor),
             });
         }
-        (self.absent, self.startups) = (absent, startups);
+        (self.absent, self.away, self.startups) = (absent, away, startups);
         seen
     }
 
@@ -160,14 +195,8 @@ impl Core {
                     load: [0.0; 3],
                     startup: startup(self.startups.get(id), report, &placed.descriptor),
                     answers: blitz.is_some() && !self.shared.silent.borrow().contains(id),
-                    away_since_ms: match report {
-                        Some(report) if blitz.is_none() => Some(
-                            report
-                                .last_exit
-                                .as_ref()
-                                .map_or(self.started_ms, |(_, at)| *at),
-                        ),
-                        Some(_) => None,
+                    away_since_ms: match self.away.get(id) {
+                        Some(presence) => presence.away_since_ms,
                         None => Some(self.started_ms),
                     },
                 }
@@ -301,5 +330,30 @@ mod tests {
             startup(Some(&took), Some(&activating), &descriptor),
             Some(took)
         );
+    }
+
+    #[test]
+    fn a_blitz_is_away_since_it_went_and_not_since_an_earlier_end() {
+        let report = |pid: Option<u32>, ended: Option<u64>| -> ServerReport {
+            let report = serde_json::json!({
+                "id": "Blitz-0", "activation": "always", "enabled": true, "state": "active", "restarts": 1,
+                "pid": pid, "last_exit": ended.map(|at| serde_json::json!([{ "signal": 9 }, at])),
+            });
+            serde_json::from_value(report).unwrap()
+        };
+        let (runs, dead) = (report(Some(7), Some(1000)), report(None, Some(1000)));
+        let since = |presence: Presence| presence.away_since_ms;
+        // Never met: its last end counts, once it is known, and only of one that has no process.
+        let new = Presence::default().next(false, None, 5000);
+        assert_eq!(since(new), Some(5000));
+        assert_eq!(since(new.next(false, Some(&runs), 6000)), Some(5000));
+        assert_eq!(since(new.next(false, Some(&dead), 6000)), Some(1000));
+        // Met: from when it went, whatever ended before.
+        let met = new.next(true, Some(&runs), 7000);
+        assert_eq!(since(met), None);
+        let went = met.next(false, Some(&runs), 8000);
+        assert_eq!(since(went), Some(8000));
+        assert_eq!(since(went.next(false, Some(&dead), 9000)), Some(8000));
+        assert_eq!(since(went.next(true, Some(&runs), 9000)), None);
     }
 }

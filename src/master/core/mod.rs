@@ -37,6 +37,7 @@ use crate::sys::host::Host;
 use crate::sys::reaper::Reaper;
 use crate::telemetry::chain;
 
+use blitzes::Presence;
 pub use deploy::LoadError;
 pub(super) use deploy::{builtin_descriptor, load};
 use drains::Outcome;
@@ -140,6 +141,8 @@ pub(crate) struct Core {
     policy_of: u64,
     /// Since when Blitzes have not accepted sessions.
     absent: BTreeMap<ServerId, Instant>,
+    /// Whether and since when Blitzes do not even answer their nodes.
+    away: BTreeMap<ServerId, Presence>,
     /// What went wrong with servers.
     incidents: Incidents,
     /// The last refusal that was noted, and when.
@@ -193,6 +196,7 @@ impl Core {
             policy: Arc::default(),
             policy_of: u64::MAX,
             absent: BTreeMap::new(),
+            away: BTreeMap::new(),
             incidents: Incidents::default(),
             refused: None,
             startups: BTreeMap::new(),
