@@ -9,4 +9,4 @@ mod xml;
 pub use keys::is_live;
 pub use paths::Paths;
 pub use profile::{ProfileError, active_profile, store_path};
-pub use store::{ConfigError, ConfigStore};
+pub use store::{ConfigError, ConfigStore, Draft, check_name};

@@ -27,6 +27,9 @@ pub enum ConfigError {
     /// The name cannot be that of a property.
     #[error("'{0}' is no name of a property: only letters, digits, '.', '_' and '-' may be in it")]
     Name(String),
+    /// The profile is the one in use.
+    #[error("profile '{0}' is the active one; make another one active first")]
+    Active(String),
     /// It has more in it than `omero config` writes, which would be lost.
     #[error("{path} has {what} in it, which `config` would lose; edit it by hand")]
     Foreign {
@@ -46,6 +49,47 @@ pub enum ConfigError {
         #[source]
         source: io::Error,
     },
+}
+
+/// Settings that are being changed.
+pub struct Draft<'d> {
+    document: &'d mut Document,
+    profile: &'d str,
+}
+
+impl Draft<'_> {
+    /// Returns the settings.
+    pub fn properties(&self) -> Vec<Property> {
+        self.document.properties(self.profile)
+    }
+
+    /// Returns a property's value.
+    pub fn get(&self, name: &str) -> Option<String> {
+        let properties = self.properties();
+        let mut properties = properties.into_iter().rev();
+        properties
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value)
+    }
+
+    /// Sets a property, or takes it away without a value.
+    pub fn set(&mut self, name: &str, value: Option<&str>) {
+        self.document.set(self.profile, name, value);
+    }
+
+    /// Puts other settings in the place of all.
+    pub fn replace(&mut self, settings: Vec<Property>) {
+        self.document.replace(self.profile, settings);
+    }
+}
+
+/// Refuses a name that cannot be that of a property.
+pub fn check_name(name: &str) -> Result<(), ConfigError> {
+    let is_legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if name.is_empty() || !name.chars().all(is_legal) {
+        return Err(ConfigError::Name(name.to_owned()));
+    }
+    Ok(())
 }
 
 /// The configuration store in a file, and the profile of it that is meant.
@@ -79,28 +123,88 @@ impl ConfigStore {
         Ok(document.properties(self.meant(&document)))
     }
 
+    /// Returns the names of all profiles.
+    pub fn profiles(&self) -> Result<Vec<String>, ConfigError> {
+        Ok(read(&self.path)?.unwrap_or_default().profiles())
+    }
+
+    /// Returns the name of the profile that is meant.
+    pub fn profile(&self) -> Result<String, ConfigError> {
+        let document = read(&self.path)?.unwrap_or_default();
+        Ok(self.meant(&document).to_owned())
+    }
+
+    /// Returns the version of the store that the profile was written with.
+    pub fn version(&self) -> Result<String, ConfigError> {
+        let document = read(&self.path)?.unwrap_or_default();
+        Ok(document.version(self.meant(&document)).to_owned())
+    }
+
     /// Sets a property, or takes it away without a value.
     pub fn set(&self, name: &str, value: Option<&str>) -> Result<(), ConfigError> {
-        let is_legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if name.is_empty() || !name.chars().all(is_legal) {
-            return Err(ConfigError::Name(name.to_owned()));
-        }
+        check_name(name)?;
+        self.change(|draft| {
+            draft.set(name, value);
+            Ok(())
+        })
+    }
+
+    /// Makes a profile the active one; it is made where it is missing.
+    pub fn activate(&self, profile: &str) -> Result<(), ConfigError> {
+        self.change(|draft| {
+            draft.document.activate(profile);
+            Ok(())
+        })
+    }
+
+    /// Takes a profile away. Returns whether there was one; the active one stays.
+    pub fn remove_profile(&self, profile: &str) -> Result<bool, ConfigError> {
+        self.change(|draft| {
+            if draft.document.active() == profile {
+                return Err(ConfigError::Active(profile.to_owned()));
+            }
+            Ok(draft.document.remove(profile))
+        })
+    }
+
+    /// Holds the lock while something goes on.
+    pub fn lock(&self) -> Result<impl Drop, ConfigError> {
+        Lock::take(&self.path)
+    }
+
+    /// Changes settings under the lock. If `work` fails nothing is written; neither is it if nothing changes.
+    pub fn change<T, E: From<ConfigError>>(
+        &self,
+        work: impl FnOnce(&mut Draft<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
         let _lock = Lock::take(&self.path)?;
-        let mut document = read(&self.path)?.unwrap_or_default();
+        let mut document = read(&self.path)
+            .map_err(ConfigError::from)?
+            .unwrap_or_default();
         if let Some(what) = document.foreign() {
             return Err(ConfigError::Foreign {
                 path: self.path.clone(),
                 what: what.to_owned(),
-            });
+            }
+            .into());
         }
+        let before = document.clone();
         let profile = self.meant(&document).to_owned();
-        document.set(&profile, name, value);
+        let mut draft = Draft {
+            document: &mut document,
+            profile: &profile,
+        };
+        let done = work(&mut draft)?;
+        if document == before && self.path.exists() {
+            return Ok(done);
+        }
         let now = jiff::ZonedDateTime::now();
         let comment = format!(
             "written by omero-grid at {}; change it with `omero config`",
             now.strftime("%Y-%m-%d %H:%M:%S")
         );
-        self.replace(document.write(&comment).as_bytes())
+        self.replace(document.write(&comment).as_bytes())?;
+        Ok(done)
     }
 
     fn meant<'a>(&'a self, document: &'a Document) -> &'a str {

@@ -103,6 +103,42 @@ impl Document {
             .collect()
     }
 
+    /// Returns the names of the profiles, in their order.
+    pub(super) fn profiles(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.profiles.iter().map(|(name, _)| name.clone()).collect();
+        if !names.iter().any(|name| name == self.active()) {
+            names.push(self.active().to_owned());
+        }
+        names
+    }
+
+    /// Makes a profile the active one; it is made where it is missing.
+    pub(super) fn activate(&mut self, profile: &str) {
+        self.profile_mut(profile);
+        self.active = Some(profile.to_owned());
+    }
+
+    /// Takes a profile away. Returns whether there was one.
+    pub(super) fn remove(&mut self, profile: &str) -> bool {
+        let before = self.profiles.len();
+        self.profiles.retain(|(name, _)| name != profile);
+        self.profiles.len() < before
+    }
+
+    /// Puts other settings in the place of a profile's.
+    pub(super) fn replace(&mut self, profile: &str, settings: Vec<Property>) {
+        *self.profile_mut(profile) = settings;
+    }
+
+    /// Returns the version of the store that a profile was written with; the current one of one that says nothing.
+    pub(super) fn version(&self, profile: &str) -> &str {
+        let found = self.profiles.iter().find(|(name, _)| name == profile);
+        let mut properties = found.into_iter().flat_map(|(_, properties)| properties);
+        properties
+            .find(|(name, _)| name == VERSION)
+            .map_or(CURRENT, |(_, version)| version)
+    }
+
     /// Sets a property of a profile, which is made where it is missing; takes it away without a value.
     pub(super) fn set(&mut self, profile: &str, name: &str, value: Option<&str>) {
         let properties = self.profile_mut(profile);

@@ -4,6 +4,7 @@
 mod allocation;
 mod bad_input;
 mod chaos;
+mod config;
 mod deploy;
 mod descriptor;
 mod documents;

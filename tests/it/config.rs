@@ -1,0 +1,164 @@
+//! OMERO's configuration store, with the subcommands of `omero config`.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use crate::harness::Grid;
+
+const FILE: &str = "etc/grid/config.xml";
+
+fn get(grid: &Grid) -> String {
+    grid.run("config get --show-password").ok().stdout
+}
+
+#[test]
+fn lists_grow_and_shrink() {
+    let grid = Grid::at("");
+    grid.run("config append omero.web.apps a")
+        .exits(2)
+        .says(&["is not JSON", "quotation marks"]);
+    assert!(!grid.path(FILE).exists(), "nothing was written");
+    let run = |args: &[&str]| grid.finish(&mut grid.command(args), "");
+    run(&["config", "append", "omero.web.apps", "\"a\""]).ok();
+    run(&["config", "append", "omero.web.apps", "{\"b\": 1}"]).ok();
+    run(&["config", "append", "--set", "omero.web.apps", "\"a\""]).ok();
+    assert_eq!(get(&grid), "omero.web.apps=[\"a\", {\"b\": 1}]\n");
+    let report = run(&["config", "remove", "--report", "omero.web.apps", "\"a\""]).ok();
+    assert_eq!(report.stdout, "Changed: remove omero.web.apps:\"a\"\n");
+    run(&["config", "remove", "omero.web.apps", "\"a\""])
+        .exits(1)
+        .says(&["not in the list"]);
+    run(&["config", "remove", "omero.x", "1"])
+        .exits(1)
+        .says(&["omero.x is not set"]);
+    // What OMERO.web takes where nothing is set would be lost.
+    run(&["config", "append", "omero.web.middleware", "1"])
+        .exits(6)
+        .says(&["set the whole list"]);
+    grid.run("config set omero.x text").ok();
+    run(&["config", "append", "omero.x", "1"])
+        .exits(4)
+        .says(&["not a list"]);
+    assert_eq!(get(&grid), "omero.web.apps=[{\"b\": 1}]\nomero.x=text\n");
+}
+
+#[test]
+fn settings_are_loaded_all_or_none() {
+    let grid = Grid::at("");
+    grid.run_with("config load", "# begin\na=1\nb=x\\\ny\nflag\n")
+        .ok();
+    assert_eq!(get(&grid), "a=1\nb=xy\nflag=\n");
+    grid.run_with("config load -", "c=3\na=2\n")
+        .exits(6)
+        .says(&["a has another value", "nothing was loaded"]);
+    grid.run_with("config load", "c=3\nno good=1\n")
+        .exits(2)
+        .says(&["no good"]);
+    assert_eq!(get(&grid), "a=1\nb=xy\nflag=\n");
+    grid.write("more", "a=2\n");
+    grid.run("config load -q more").ok();
+    assert_eq!(grid.run("config get a").ok().stdout, "2\n");
+    grid.run("config load missing")
+        .exits(2)
+        .says(&["cannot read missing"]);
+}
+
+#[test]
+fn an_editor_changes_all_at_once_or_nothing() {
+    let mut grid = Grid::at("");
+    grid.run_with("config load", "a=1\nb=2\n").ok();
+    grid.write("lines", "one\ntwo\n");
+    grid.run("config set several -f lines").ok();
+    let before = grid.read(FILE);
+    let editor = grid.path("editor").display().to_string();
+    grid.write("editor", "");
+    std::fs::set_permissions(&editor, std::fs::Permissions::from_mode(0o755)).unwrap();
+    grid.set("EDITOR", editor);
+    let script = |text: &str| grid.write("editor", &format!("#!/bin/sh\n{text}\n"));
+    script("exit 3");
+    grid.run("config edit")
+        .exits(1)
+        .says(&["ended with", "nothing was changed"]);
+    script("grep -q 'several has a value of several lines' $1");
+    grid.run("config edit").ok();
+    assert_eq!(
+        grid.read(FILE),
+        before,
+        "what is not changed is not written"
+    );
+    script("echo 'no good=1' > $1");
+    grid.run("config edit")
+        .exits(4)
+        .says(&["no good", "nothing was changed", "config.edit"]);
+    assert_eq!(grid.read(FILE), before);
+    script("sed -i '/^a=/d; s/^b=.*/b=3/' $1; echo c=4 >> $1");
+    grid.run("config edit").ok();
+    assert_eq!(get(&grid), "b=3\nc=4\nseveral=one\ntwo\n");
+    assert!(!grid.path("etc/grid/config.edit").exists());
+}
+
+#[test]
+fn profiles_come_and_go_and_the_active_one_stays() {
+    let grid = Grid::at("");
+    grid.run("config set a 1").ok();
+    assert_eq!(grid.json("config all"), serde_json::json!(["default"]));
+    assert_eq!(grid.run("config def").ok().stdout, "default\n");
+    grid.run("config def test").ok();
+    assert_eq!(grid.run("config def").ok().stdout, "test\n");
+    assert_eq!(get(&grid), "");
+    grid.run("config drop test").exits(6).says(&["active"]);
+    grid.run("config def default").ok();
+    grid.run("config drop test").ok();
+    grid.run("config drop test")
+        .exits(1)
+        .says(&["no profile 'test'"]);
+    assert_eq!(grid.json("config all"), serde_json::json!(["default"]));
+    assert_eq!(get(&grid), "a=1\n");
+    assert_eq!(grid.run("config version").ok().stdout, "5.1.0\n");
+}
+
+#[test]
+fn a_lock_that_somebody_holds_keeps_others_out() {
+    let grid = Grid::at("");
+    grid.run("config set a 1").ok();
+    let mut holder = grid.command(&["config", "lock"]);
+    holder
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped());
+    let mut holder = holder.spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(holder.stdout.as_mut().unwrap()),
+        &mut line,
+    )
+    .unwrap();
+    assert!(line.contains("is locked"), "{line}");
+    grid.run("config set a 2")
+        .exits(6)
+        .says(&["config.xml.lock"]);
+    // Reading needs no lock; one whose holder was killed keeps nobody out.
+    assert_eq!(get(&grid), "a=1\n");
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    grid.run("config set a 2").ok();
+    assert_eq!(get(&grid), "a=2\n");
+}
+
+#[test]
+fn secrets_are_kept_out_of_sight() {
+    let grid = Grid::at("");
+    let said = grid.run("config set --report omero.db.pass secret").ok();
+    assert!(said.stderr.contains("list of processes"), "{}", said.stderr);
+    assert_eq!(said.stdout, "Changed: set omero.db.pass:********\n");
+    grid.write("pw", "other\n");
+    let said = grid.run("config set omero.db.pass @pw").ok();
+    assert_eq!(said.stderr, "");
+    assert_eq!(
+        grid.run("config get").ok().stdout,
+        "omero.db.pass=********\n"
+    );
+    let mode = std::fs::metadata(grid.path(FILE))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
