@@ -129,10 +129,10 @@ pub(crate) fn launch(context: &Context, handover: &Handover) -> Result<Launched,
 pub(crate) async fn run(context: &Context, args: MasterArgs) -> Result<(), Failure> {
     let handover: Handover = serde_json::from_str(&args.handover)
         .map_err(|e| Failure::new(code::USAGE, e.to_string()))?;
-    let report = |report: &Report| -> Result<(), Failure> {
+    // Whoever started it may be gone, which is no reason for a grid to be without its master.
+    let report = |report: &Report| {
         let line = serde_json::to_string(report).unwrap_or_default();
-        writeln!(std::io::stdout(), "{line}")?;
-        Ok(())
+        let _ = writeln!(std::io::stdout(), "{line}");
     };
     match prepare(context, handover, false).await {
         Ok(mut master) => {
@@ -141,7 +141,7 @@ pub(crate) async fn run(context: &Context, args: MasterArgs) -> Result<(), Failu
                 notices: master.notices().to_vec(),
                 later: master.take_later(),
                 ..Report::default()
-            })?;
+            });
             crate::sys::stdio::redirect_to(&context.paths.master_log())?;
             master.serve().await.map_err(master_failure)
         }
@@ -156,7 +156,7 @@ pub(crate) async fn run(context: &Context, args: MasterArgs) -> Result<(), Failu
                 hint,
                 exit: Some(code),
                 ..Report::default()
-            })?;
+            });
             Err(Failure::shown(code))
         }
     }
