@@ -333,7 +333,7 @@ fn disturb_once(
             stopped.retain(|(other, _)| *other != pid);
             if choice == 6 {
                 grid.wait_gone(pid);
-                let _ = quick(grid, &["start", "--wait", "20"]);
+                start(grid, notes);
             }
             format!("kill {pid} ({choice}, {id})")
         }
@@ -375,6 +375,22 @@ fn disturb_once(
     };
     notes.note(json!({ "did": what }));
     pause(Duration::from_millis(50 + dice.below(500)));
+}
+
+/// Starts the next master, again where that fails, as systemd does; what it fails for is noted.
+fn start(grid: &Grid, notes: &mut Ledger) {
+    for _ in 0..5 {
+        let Some(output) = quick(grid, &["start", "--wait", "20"]) else {
+            return;
+        };
+        // Not everything may be active in time: the master is there all the same.
+        if matches!(output.status.code(), Some(0 | 5 | 6)) {
+            return;
+        }
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        println!("start: {} {said}", output.status);
+        notes.note(json!({ "did": "start", "failed": said }));
+    }
 }
 
 /// Runs a command that may well be refused, and gives it up where it takes too long.
