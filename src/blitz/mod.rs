@@ -9,6 +9,8 @@ mod hub;
 mod image;
 mod lease;
 mod login;
+#[cfg_attr(not(test), expect(dead_code, reason = "nothing asks for images yet"))]
+mod memo;
 mod ownership;
 mod properties;
 mod requests;
