@@ -5,8 +5,12 @@
 
 mod clock;
 mod hub;
+#[cfg_attr(not(test), expect(dead_code, reason = "nothing asks for images yet"))]
+mod image;
 mod lease;
 mod login;
+#[cfg_attr(not(test), expect(dead_code, reason = "nothing asks for images yet"))]
+mod memo;
 mod ownership;
 mod properties;
 mod requests;

@@ -19,6 +19,9 @@
 //! | [`stdio`] | standard streams that leave the terminal |
 //! | [`clock`], [`host`] | time and the machine |
 
+#[cfg(test)]
+#[expect(unsafe_code, reason = "an allocator that counts")]
+pub(crate) mod allocation;
 pub mod clock;
 pub mod host;
 pub mod lock;
