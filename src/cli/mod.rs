@@ -95,6 +95,9 @@ enum Command {
     Man(generate::ManArgs),
     /// Be the built-in Blitz (what a descriptor's server runs; its node starts it)
     Blitz(roles::BlitzArgs),
+    /// Write for a Blitz, to see whether it can be done
+    #[command(hide = true)]
+    Probe(roles::ProbeArgs),
     /// Prove to a running grid that this program can take over from it
     #[command(hide = true)]
     SelfCheck,
@@ -167,6 +170,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             return buffered(|out, err| describe::run(args, cli.global.format, out, err));
         }
         Command::Blitz(args) => return roles::blitz(args, cli.global.verbose),
+        Command::Probe(args) => return roles::probe(args),
         Command::SelfCheck => return upgrade::self_check(),
         _ => {}
     }
@@ -176,9 +180,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
         .build()?;
     runtime.block_on(async {
         match cli.command {
-            Command::Check(_) | Command::Describe(_) | Command::Blitz(_) | Command::SelfCheck => {
-                Ok(())
-            }
+            Command::Check(_)
+            | Command::Describe(_)
+            | Command::Blitz(_)
+            | Command::Probe(_)
+            | Command::SelfCheck => Ok(()),
             Command::NodeProcess(args) => roles::node_process(&context, args).await,
             Command::Start(args) => start::start(&context, args).await,
             Command::Stop(args) => stop::stop(&context, args).await,

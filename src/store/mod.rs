@@ -17,6 +17,7 @@ mod error;
 mod import;
 mod layered;
 mod postgres;
+mod probe;
 mod sqlite;
 #[cfg(test)]
 mod suite;
@@ -30,6 +31,7 @@ pub use error::StoreError;
 pub use import::import;
 pub use layered::Layered;
 pub use postgres::Postgres;
+pub use probe::probe;
 pub use sqlite::Sqlite;
 pub use writer::{CallError, Opened, StoreHandle};
 

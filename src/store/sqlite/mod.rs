@@ -46,7 +46,7 @@ const COLUMNS: &str = "s.uuid, s.user_id, u.name, s.agent, s.ip, s.started_ms, s
 
 /// The embedded store.
 pub struct Sqlite {
-    connection: Connection,
+    pub(super) connection: Connection,
     path: PathBuf,
     leases: Leases,
 }
@@ -187,7 +187,7 @@ impl Sqlite {
 
     /// Adds user `root`, an administrator, if there is no user at all. `prepare` makes the hash, after whatever has to be durable first.
     ///
-    /// Returns whether the user was added. The store is locked meanwhile.
+    /// Returns whether the user was added. The store is locked while that is done.
     pub(super) fn add_root(
         &mut self,
         now_ms: u64,
@@ -195,12 +195,21 @@ impl Sqlite {
     ) -> Result<bool, StoreError> {
         let path = self.path.clone();
         let fail = |source| StoreError::of("add user root", &path, source);
+        let any = "SELECT EXISTS (SELECT 1 FROM user)";
+        // Mostly there is one, and then nobody has to wait for the lock.
+        if self
+            .connection
+            .query_row(any, [], |row| row.get(0))
+            .map_err(fail)?
+        {
+            return Ok(false);
+        }
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(fail)?;
         let users: bool = transaction
-            .query_row("SELECT EXISTS (SELECT 1 FROM user)", [], |row| row.get(0))
+            .query_row(any, [], |row| row.get(0))
             .map_err(fail)?;
         if users {
             return Ok(false);
