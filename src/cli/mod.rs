@@ -8,6 +8,7 @@ mod describe;
 mod drain;
 mod events;
 mod failure;
+mod file;
 mod generate;
 mod leftovers;
 mod logs;
@@ -77,6 +78,10 @@ enum Command {
     Route(redirect::RouteArgs),
     /// Create, join, list, move and close sessions
     Session(session::SessionCommand),
+    /// Import, list, fetch and delete the files that a Blitz serves
+    File(file::FileCommand),
+    /// Show what kind of image a file is
+    Image(file::ImageCommand),
     /// Add and list users, set passwords
     User(user::UserCommand),
     /// Read and change OMERO's configuration store, etc/grid/config.xml
@@ -203,6 +208,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Upgrade(args) => upgrade::run(&context, args).await,
             Command::Events(args) => events::run(&context, args).await,
             Command::Session(args) => session::run(&context, args).await,
+            Command::File(args) => file::run(&context, args).await,
+            Command::Image(args) => file::image(&context, args).await,
             Command::User(args) => user::run(&context, args).await,
             Command::Logs(args) => logs::run(&context, args).await,
             Command::Completions(args) => {

@@ -16,6 +16,7 @@ mod plan;
 mod process;
 mod redirect;
 mod refused;
+mod services;
 mod sessions;
 mod shared;
 mod state;

@@ -14,6 +14,7 @@ mod generated;
 mod harness;
 mod moving;
 mod omero_name;
+mod read_only;
 mod reconnect;
 mod rolling;
 mod sessions;
