@@ -336,7 +336,8 @@ fn collect(path: &Path, named: bool, sources: &mut Vec<PathBuf>) -> Result<(), F
             format!("{} is neither a file nor a directory", path.display()),
         ));
     } else {
-        eprintln!("skipped {}: it is no regular file", path.display());
+        let mut err = anstream::stderr().lock();
+        writeln!(err, "skipped {}: it is no regular file", path.display())?;
     }
     Ok(())
 }

@@ -73,12 +73,10 @@ pub(super) fn words(request: &Request) -> Option<String> {
                 ScriptAction::Run { path, .. } => format!("script run {path}"),
                 ScriptAction::List => return None,
             },
-            blitz::Request::Value { action, .. } => match action {
-                ValueAction::Set { key, .. } | ValueAction::SetIf { key, .. } => {
-                    format!("config service set {key}")
-                }
-                _ => return None,
-            },
+            blitz::Request::Value {
+                action: ValueAction::Set { key, .. } | ValueAction::SetIf { key, .. },
+                ..
+            } => format!("config service set {key}"),
             _ => return None,
         },
         Request::Status { .. }

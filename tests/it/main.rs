@@ -10,6 +10,7 @@ mod descriptor;
 mod documents;
 mod drain;
 mod events;
+mod files;
 mod generated;
 mod harness;
 mod moving;
