@@ -17,6 +17,11 @@ mod requests;
 mod service;
 mod sessions;
 mod tasks;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "nothing needs temporary files yet")
+)]
+mod temporary;
 mod throttle;
 
 pub use properties::PropertiesError;
