@@ -21,6 +21,11 @@ mod requests;
 mod service;
 mod sessions;
 mod tasks;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "nothing needs temporary files yet")
+)]
+mod temporary;
 mod throttle;
 mod values;
 

@@ -11,6 +11,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::oneshot;
 
@@ -123,6 +125,32 @@ impl Lock {
     }
 }
 
+/// Takes a lock that excludes everybody, whichever kind of lock they take: `flock` as Python does, or `fcntl` as Java does.
+///
+/// Returns whether it was free. The lock belongs to the open file and ends with it; the file has to be open for writing.
+pub fn try_lock_for_all(file: &File) -> io::Result<bool> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    }
+    let whole = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole)) {
+        Ok(_) => Ok(true),
+        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => {
+            flock(file, FlockOperation::Unlock)?;
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Returns the process that signed the file, if it lives.
 fn holder(path: &Path) -> Option<u32> {
     let mut text = String::new();
@@ -156,6 +184,36 @@ mod tests {
         drop(lock);
         assert_eq!(Lock::holder(&path), None);
         Lock::acquire(&path).await.unwrap();
+    }
+
+    #[test]
+    fn either_kind_of_lock_keeps_others_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let open = || File::create(&path).unwrap();
+        let held = open();
+        assert!(try_lock_for_all(&held).unwrap());
+        assert!(!try_lock_for_all(&open()).unwrap());
+        drop(held);
+        let python = open();
+        flock(&python, FlockOperation::LockExclusive).unwrap();
+        assert!(!try_lock_for_all(&open()).unwrap());
+        drop(python);
+        let java = open();
+        let byte = libc::flock {
+            l_type: libc::F_WRLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: 0,
+            l_len: 1,
+            l_pid: 0,
+        };
+        fcntl(&java, FcntlArg::F_SETLK(&byte)).unwrap();
+        let other = open();
+        assert!(!try_lock_for_all(&other).unwrap());
+        // Nothing was kept of the half that was free.
+        flock(&java, FlockOperation::NonBlockingLockExclusive).unwrap();
+        drop(java);
+        assert!(try_lock_for_all(&other).unwrap());
     }
 
     #[tokio::test]

@@ -273,6 +273,7 @@ impl Drop for Mount {
 
 #[test]
 fn on_a_full_disk_images_are_read_all_the_same_and_nothing_is_left_of_the_memo() {
+    let _alone = crate::sys::reaper::ALONE.blocking_lock();
     let place = Place::new();
     let Some(_mount) = Mount::over(place.dir.path().join("shared"), "size=64k") else {
         return;
