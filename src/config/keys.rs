@@ -1,13 +1,17 @@
 //! Properties that this program knows, as far as it matters whether a running server has to be restarted for them.
 
-/// Properties that are read by the master alone, so that no server has to be restarted when they change. A name that ends in a dot
-/// stands for all that begin so.
-const LIVE: [&str; 5] = [
+/// Properties that are read by the master alone, or that a running Blitz is told, so that no server has to be restarted when they change.
+/// A name that ends in a dot stands for all that begin so.
+const LIVE: [&str; 9] = [
     "omero.cluster.redirector",
     "omero.grid.route.",
     "omero.grid.weight",
     "omero.grid.create.wait",
     "omero.grid.resume.grace",
+    "omero.grid.sessions.max",
+    "omero.grid.sessions.max_per_user",
+    "omero.grid.internal_agents",
+    "omero.sessions.",
 ];
 
 /// Returns whether a change of this property takes effect without a restart of the servers that have it.

@@ -162,3 +162,77 @@ fn secrets_are_kept_out_of_sight() {
         .mode();
     assert_eq!(mode & 0o777, 0o600);
 }
+
+#[test]
+fn a_live_value_reaches_running_blitzes_and_restarts_nothing() {
+    let grid = Grid::shipped();
+    grid.run("start descriptors/default.xml").ok();
+    let pid = grid.pid("Blitz-0");
+    let idle = |grid: &Grid| {
+        let created = grid.json("session create --user root --password-file var/root-password");
+        created["time_to_idle_ms"].as_u64().unwrap()
+    };
+    assert_eq!(idle(&grid), 600_000);
+    let set = grid.run("config set omero.sessions.timeout 123000").ok();
+    assert!(!set.stdout.contains("restart"), "{set:?}");
+    grid.wait("the new time-out", || {
+        (idle(&grid) == 123_000).then_some(())
+    });
+    // What only this kind of server has is stronger.
+    grid.run("config set omero.sessions.timeout.blitz 45000")
+        .ok();
+    grid.wait("the new time-out", || (idle(&grid) == 45_000).then_some(()));
+    assert_eq!(grid.pid("Blitz-0"), pid);
+    // A Blitz that is started anew has the same.
+    grid.run("server Blitz-0 restart").ok();
+    assert_eq!(idle(&grid), 45_000);
+    grid.run("config set omero.sessions.timeout.blitz").ok();
+    grid.wait("the value for all", || {
+        (idle(&grid) == 123_000).then_some(())
+    });
+}
+
+#[test]
+fn what_somebody_else_wrote_is_shown_and_applied_by_reload_only() {
+    let grid = Grid::shipped();
+    grid.run("config set omero.x 1").ok();
+    grid.run("start descriptors/default.xml").ok();
+    let differs = |grid: &Grid| grid.status()["configuration"]["differs"].clone();
+    assert_eq!(differs(&grid), serde_json::json!([]));
+    let before = grid.read("etc/grid/config.xml");
+    let text = before
+        .replace("name=\"omero.x\" value=\"1\"", "name=\"omero.x\" value=\"2\"")
+        .replace(
+            "<property name=\"omero.x\"",
+            "<property name=\"omero.sessions.timeout\" value=\"77000\" /><property name=\"omero.x\"",
+        );
+    assert_ne!(text, before);
+    grid.write("etc/grid/config.xml.new", &text);
+    std::fs::rename(
+        grid.path("etc/grid/config.xml.new"),
+        grid.path("etc/grid/config.xml"),
+    )
+    .unwrap();
+    grid.wait("the difference to be seen", || {
+        (differs(&grid) == serde_json::json!(["omero.sessions.timeout", "omero.x"])).then_some(())
+    });
+    let shown = grid.run("status").ok().stdout;
+    assert!(shown.contains("2 keys differ on disk"), "{shown}");
+    assert!(shown.contains("omero-grid reload"), "{shown}");
+    grid.run("reload").ok();
+    grid.wait("no difference", || {
+        (differs(&grid) == serde_json::json!([])).then_some(())
+    });
+    // A broken file changes nothing and is said.
+    grid.write("etc/grid/config.xml", "<icegrid><properties");
+    grid.wait("the damage to be seen", || {
+        grid.status()["configuration"]["error"].as_str().map(drop)
+    });
+    grid.run("reload").exits(4).says(&["config.xml"]);
+    grid.write("etc/grid/config.xml", &text);
+    grid.wait("no difference", || {
+        let configuration = &grid.status()["configuration"];
+        (configuration["error"].is_null() && configuration["differs"] == serde_json::json!([]))
+            .then_some(())
+    });
+}
