@@ -236,3 +236,109 @@ fn what_somebody_else_wrote_is_shown_and_applied_by_reload_only() {
             .then_some(())
     });
 }
+
+#[test]
+fn unlikely_settings_are_doubted_and_with_strict_refused() {
+    let grid = Grid::shipped();
+    for (words, says) in [
+        ("omero.sessions.timeout soon", "milliseconds"),
+        ("omero.sesions.timeout 1", "is omero.sessions.timeout meant"),
+        ("omero.cluster.read_only true", "deprecated"),
+    ] {
+        grid.run(&format!("config set --strict {words}"))
+            .exits(4)
+            .says(&[says, "nothing was stored"]);
+        assert_eq!(grid.json("config keys"), serde_json::json!([]), "{words}");
+        grid.run(&format!("config set {words}")).ok().says(&[says]);
+        let key = words.split(' ').next().unwrap();
+        grid.run(&format!("config set {key}")).ok();
+    }
+    let quiet = grid.run("config set omero.sessions.timeout 1000").ok();
+    assert_eq!(quiet.stderr, "");
+    grid.run_with("config load --strict", "omero.a=1\nomero.grid.weight=no\n")
+        .exits(4)
+        .says(&["omero.grid.weight"]);
+    assert_eq!(
+        grid.json("config keys"),
+        serde_json::json!(["omero.sessions.timeout"])
+    );
+    let table = grid.json("config parse");
+    let timeout = table.as_array().unwrap().iter();
+    let timeout = timeout
+        .clone()
+        .find(|key| key["key"] == "omero.sessions.timeout")
+        .unwrap();
+    assert_eq!(
+        (&timeout["default"], &timeout["live"]),
+        (&"600000".into(), &true.into())
+    );
+    let lines = grid.run("config parse --defaults").ok().stdout;
+    assert!(lines.contains("omero.sessions.timeout=600000\n"), "{lines}");
+}
+
+#[test]
+fn a_value_is_explained_from_its_default_to_what_counts() {
+    let application = r#"<icegrid><application name="A">
+        <properties id="Profile"><property name="omero.b" value="by hand"/></properties>
+        <properties id="Basics"><property name="omero.a" value="basics"/></properties>
+        <node name="n"><server id="Blitz-0" exe="omero-grid" activation="always"><option>blitz</option>
+            <properties>
+              <properties refid="Basics"/><properties refid="Profile"/>
+              <property name="omero.c" value="own"/>
+            </properties></server></node>
+        </application></icegrid>"#;
+    let grid = Grid::new(application);
+    for (key, value) in [
+        ("omero.a", "configured"),
+        ("omero.b", "configured"),
+        ("omero.c", "configured"),
+        ("omero.c.blitz", "of the kind"),
+        ("omero.sessions.timeout", "1000"),
+    ] {
+        grid.finish(&mut grid.command(&["config", "set", key, value]), "")
+            .ok();
+    }
+    grid.start();
+    let values = |key: &str| -> Vec<String> {
+        let explained = grid.json(&format!("config explain {key} --server Blitz-0"));
+        let chain = explained["servers"][0]["chain"].as_array().unwrap();
+        let values = chain
+            .iter()
+            .map(|step| step["value"].as_str().unwrap().to_owned());
+        values.collect()
+    };
+    assert_eq!(values("omero.a"), ["basics", "configured"]);
+    // What is written into Profile by hand beats the configuration, as with IceGrid.
+    assert_eq!(values("omero.b"), ["configured", "by hand"]);
+    assert_eq!(values("omero.c"), ["configured", "own", "of the kind"]);
+    let shown = grid.run("config explain omero.b").ok().stdout;
+    assert!(
+        shown.contains("→ by hand  property set Profile, "),
+        "{shown}"
+    );
+    assert!(shown.contains("grid.xml:2:"), "{shown}");
+    let explained = grid.json("config explain omero.sessions.timeout");
+    assert_eq!(
+        (
+            &explained["default"],
+            &explained["configured"],
+            &explained["live"]
+        ),
+        (&"600000".into(), &"1000".into(), &true.into())
+    );
+    grid.run("config explain omero.a --server Blitz-7").exits(3);
+    // And that is what the server has.
+    for (key, value) in [
+        ("omero.a", "configured"),
+        ("omero.b", "by hand"),
+        ("omero.c", "of the kind"),
+    ] {
+        let get = grid.run(&format!("config service get {key}")).ok();
+        assert_eq!(get.stdout.trim(), value, "{key}");
+    }
+    grid.run("config set omero.a other").ok();
+    let session = grid.session();
+    let explained = grid.json("config explain omero.a");
+    assert_eq!(explained["servers"][0]["value"], "other");
+    assert_ne!(session, "");
+}
