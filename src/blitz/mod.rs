@@ -14,13 +14,12 @@ mod memo;
 mod ownership;
 mod properties;
 mod requests;
+#[cfg_attr(not(test), expect(dead_code, reason = "nobody runs scripts yet"))]
+mod scripts;
 mod service;
 mod sessions;
 mod tasks;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "nothing needs temporary files yet")
-)]
+#[allow(dead_code, reason = "nothing needs temporary files yet")]
 mod temporary;
 mod throttle;
 
