@@ -180,6 +180,7 @@ mod tests {
             read_only: ReadOnly::default(),
             resumed: 0,
             read_only_reason: ReadOnlyReason::default(),
+            waits_for_repository: None,
         })
     }
 

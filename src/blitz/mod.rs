@@ -4,15 +4,19 @@
 //! (the master), how the rows are kept ([`crate::store`]), and the supervision of its process (the node).
 
 mod clock;
+mod files;
+mod guard;
 mod hub;
-#[cfg_attr(not(test), expect(dead_code, reason = "nothing asks for images yet"))]
 mod image;
+mod images;
 mod lease;
 mod login;
-#[cfg_attr(not(test), expect(dead_code, reason = "nothing asks for images yet"))]
 mod memo;
 mod ownership;
+mod probe;
 mod properties;
+mod read_only;
+mod repository;
 mod requests;
 #[cfg_attr(not(test), expect(dead_code, reason = "nobody runs scripts yet"))]
 mod scripts;
@@ -22,8 +26,11 @@ mod tasks;
 #[allow(dead_code, reason = "nothing needs temporary files yet")]
 mod temporary;
 mod throttle;
+mod values;
 
+pub use probe::Target as ProbeTarget;
 pub use properties::PropertiesError;
+pub use read_only::Finding;
 
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
@@ -31,6 +38,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tokio::sync::watch;
@@ -38,16 +46,19 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use clock::Clock;
+use guard::Guard;
+use images::Images;
 use lease::Lease;
 use login::Login;
 use properties::{Properties, Settings};
+use repository::Repository;
 use service::{Blitz, Parts};
 
 use crate::config::Paths;
-use crate::ipc::message::blitz::BlitzLink;
+use crate::ipc::message::blitz::{BlitzLink, ReadOnlyReason};
 use crate::ipc::{Address, AddressError, Hello, ListenError, Listener, Role, RunDir};
 use crate::model::{InvalidName, ServerId};
-use crate::store::{self, Opened, Sqlite, Store, StoreChoice, StoreError, StoreHandle};
+use crate::store::{self, Layered, Opened, Sqlite, Store, StoreChoice, StoreError, StoreHandle};
 use crate::sys::clock::since_boot;
 use crate::sys::marks::MARK as SERVER;
 use crate::telemetry::chain;
@@ -105,6 +116,9 @@ pub enum BlitzError {
     /// The socket cannot be listened on (exit code 1).
     #[error("cannot open the socket of this Blitz")]
     Listen(#[source] ListenError),
+    /// The socket for the contents of files cannot be listened on (exit code 1).
+    #[error("cannot open the data socket of this Blitz")]
+    Data(#[source] io::Error),
     /// Signals or the runtime cannot be set up (exit code 1).
     #[error("cannot set up the process")]
     Process(#[source] io::Error),
@@ -160,6 +174,8 @@ struct Setup {
     paths: Paths,
     settings: Settings,
     cores: usize,
+    /// How this program is called to probe; `None` for no probes.
+    probe: Option<Vec<OsString>>,
 }
 
 impl Setup {
@@ -181,6 +197,7 @@ impl Setup {
             paths: Paths::new(omerodir, state),
             settings: Settings::of(&properties).map_err(BlitzError::Properties)?,
             cores: std::thread::available_parallelism().map_or(1, usize::from),
+            probe: Some(probe::arguments(options.ice_config.as_deref())),
         })
     }
 }
@@ -205,116 +222,233 @@ fn identity(value: Option<OsString>) -> Result<(PathBuf, ServerId), BlitzError> 
     Ok((omerodir.to_owned(), server))
 }
 
+/// Writes to one resource of the Blitz that called this program so, and takes it back.
+///
+/// Blocks, on a file system that hangs for as long as that hangs.
+pub fn probe(target: ProbeTarget, options: &Options) -> Result<Finding, BlitzError> {
+    let setup = Setup::of(options, std::env::var_os(SERVER), std::env::var_os(STATE))?;
+    Ok(probe::probe(
+        target,
+        &setup.settings,
+        &setup.server,
+        &setup.paths,
+    ))
+}
+
 /// Serves until `stop` becomes true; calls `ready` once requests are answered.
+///
+/// When the database can no longer be written, or can be again, everything is opened anew: sessions go on in the other place.
 async fn serve(
     setup: Setup,
     stop: watch::Receiver<bool>,
     ready: impl FnOnce(),
 ) -> Result<(), BlitzError> {
-    let Setup {
-        server,
-        paths,
-        settings,
-        cores,
-    } = setup;
-    let run_dir = RunDir::create(paths.state()).map_err(BlitzError::RunDir)?;
-    let address = run_dir.socket(Address::Blitz(&server));
+    let run_dir = RunDir::create(setup.paths.state()).map_err(BlitzError::RunDir)?;
+    let address = run_dir.socket(Address::Blitz(&setup.server));
     // Held until this function ends; the kernel releases it with the process.
-    let _lock = lock(&server, paths.state(), &address)?;
-    let uuid = Uuid::new_v4().to_string();
-    let asked = since_boot();
-    let Opened {
-        store,
-        thread,
-        adopted,
-        lease,
-    } = open_store(&settings.store, &server, &paths, &run_dir, &uuid)
-        .await
-        .map_err(BlitzError::Store)?;
-    let clock = Clock::start();
-    let login = Login::new(store.clone(), clock, &settings, cores);
-    let blitz = Blitz::new(Parts {
-        server: server.clone(),
-        uuid,
-        paths,
-        settings,
-        clock,
-        store: store.clone(),
-        lease: Lease::new(lease, asked),
-        login,
+    let _lock = lock(&setup.server, setup.paths.state(), &address)?;
+    let guard = Guard::begin(
+        setup.server.clone(),
+        &setup.settings.read_only,
+        setup.settings.repository(&setup.paths).is_some(),
+        setup.probe.as_deref(),
+    )
+    .await;
+    let repository = setup.settings.repository(&setup.paths).map(|places| {
+        let socket = run_dir.socket(Address::Data(&setup.server));
+        Repository::new(setup.server.clone(), places, socket, guard.reasons())
     });
-    blitz.resume(adopted).await;
-    let listener = Listener::bind(&address, &[]).map_err(BlitzError::Listen)?;
-    info!(server = %server, path = %address.display(), "serves");
-
-    let (end, ending) = watch::channel(false);
-    let mut timers = tokio::task::JoinSet::new();
-    timers.spawn(blitz.clone().run_timers(ending.clone()));
-    timers.spawn(blitz.clone().keep_lease(ending.clone()));
-    let me = Hello::new(Role::Blitz, server.as_str());
-    let serving = listener.serve::<BlitzLink, _>(me, blitz.clone(), ending);
-    tokio::pin!(serving);
-    ready();
-    let superseded = {
-        let (mut stop, mut superseded) = (stop, blitz.superseded());
-        tokio::select! {
-            // Cancel safe: `serving` is polled on below; `wait_for` only reads. An error means that the sender is gone: stop too.
-            () = &mut serving => false,
-            _ = stop.wait_for(|stop| *stop) => false,
-            _ = superseded.wait_for(|superseded| *superseded) => true,
+    let keeping = async {
+        match &repository {
+            Some(repository) => repository.clone().keep().await,
+            None => std::future::pending().await,
         }
     };
-    end.send_replace(true);
-    serving.await;
-    while let Some(ended) = timers.join_next().await {
-        if let Err(error) = ended {
-            warn!(%error, "a timer had failed");
-        }
-    }
-    let stopped = if superseded {
-        Err(BlitzError::Superseded {
-            server: server.clone(),
-        })
-    } else {
-        blitz.stop().await.map_err(|refusal| BlitzError::Stop {
-            reason: refusal.message,
-        })
+    let _data = match &repository {
+        Some(repository) => Some(repository::serve(repository).map_err(BlitzError::Data)?),
+        None => None,
     };
-    store.close().await;
-    if thread.join().is_err() {
-        warn!("the thread of the store had failed");
+    let place = Place {
+        run_dir,
+        address,
+        uuid: Uuid::new_v4().to_string(),
+        reasons: guard.reasons(),
+        repository: repository.clone(),
+        setup,
+    };
+    let living = async {
+        let (mut ready, mut draining) = (Some(ready), false);
+        while let Ended::Turned { draining: was } = place
+            .live(stop.clone(), draining, || {
+                if let Some(ready) = ready.take() {
+                    ready();
+                }
+            })
+            .await?
+        {
+            draining = was;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        // Not cancelled before its end: the others go on for ever.
+        ended = living => ended,
+        () = guard.watch() => Ok(()),
+        () = keeping => Ok(()),
     }
-    info!(server = %server, "stopped");
-    stopped
 }
 
-/// Opens the store that the properties name, and takes up the sessions of the server.
-async fn open_store(
-    choice: &StoreChoice,
-    server: &ServerId,
-    paths: &Paths,
-    run_dir: &RunDir,
-    process: &str,
-) -> Result<Opened, StoreError> {
-    match choice {
-        StoreChoice::Embedded => {
-            let (path, state) = (paths.store(), paths.state().to_owned());
-            let run_dir = run_dir.clone();
-            let open = move || {
-                let held = move |server: &str| is_held(server, &run_dir, &state);
-                Ok(Box::new(Sqlite::open(&path)?.with_leases(held)) as Box<dyn Store>)
-            };
-            StoreHandle::open(open, server.as_str(), process).await
+/// How one life of a Blitz ended.
+enum Ended {
+    Stopped,
+    /// The database can no longer be written, or can be again.
+    Turned {
+        draining: bool,
+    },
+}
+
+/// What stays the same over the lives of a process.
+struct Place {
+    setup: Setup,
+    run_dir: RunDir,
+    address: PathBuf,
+    /// OMERO's node UUID.
+    uuid: String,
+    reasons: watch::Receiver<ReadOnlyReason>,
+    repository: Option<Arc<Repository>>,
+}
+
+impl Place {
+    /// Serves until `stop` becomes true or the database turns; calls `ready` once requests are answered.
+    async fn live(
+        &self,
+        stop: watch::Receiver<bool>,
+        draining: bool,
+        ready: impl FnOnce(),
+    ) -> Result<Ended, BlitzError> {
+        let Setup {
+            server,
+            paths,
+            settings,
+            cores,
+            ..
+        } = self.setup.clone();
+        let reads_only = self.reasons.borrow().db.is_some();
+        let asked = since_boot();
+        let Opened {
+            store,
+            thread,
+            adopted,
+            lease,
+        } = self
+            .open_store(reads_only)
+            .await
+            .map_err(BlitzError::Store)?;
+        let clock = Clock::start();
+        let images = Images::new(&settings, &paths).map(Arc::new);
+        let login = Login::new(store.clone(), clock, &settings, cores);
+        let blitz = Blitz::new(Parts {
+            server: server.clone(),
+            uuid: self.uuid.clone(),
+            paths,
+            settings,
+            clock,
+            store: store.clone(),
+            lease: Lease::new(lease, asked),
+            login,
+            read_only: self.reasons.clone(),
+            repository: self.repository.clone(),
+            images,
+        });
+        blitz.resume(adopted).await;
+        blitz.set_draining(draining);
+        let listener = Listener::bind(&self.address, &[]).map_err(BlitzError::Listen)?;
+        info!(server = %server, path = %self.address.display(), "serves");
+
+        let (end, ending) = watch::channel(false);
+        let mut timers = tokio::task::JoinSet::new();
+        timers.spawn(blitz.clone().run_timers(ending.clone()));
+        timers.spawn(blitz.clone().keep_lease(ending.clone()));
+        timers.spawn(blitz.clone().tell_read_only(ending.clone()));
+        let me = Hello::new(Role::Blitz, server.as_str());
+        let serving = listener.serve::<BlitzLink, _>(me, blitz.clone(), ending);
+        tokio::pin!(serving);
+        ready();
+        let (mut superseded, mut turned) = (false, false);
+        {
+            let (mut stop, mut over) = (stop, blitz.superseded());
+            let mut reasons = self.reasons.clone();
+            tokio::select! {
+                // Cancel safe: `serving` is polled on below; `wait_for` only reads. An error means that the sender is gone: stop too.
+                () = &mut serving => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+                _ = over.wait_for(|over| *over) => superseded = true,
+                Ok(_) = reasons.wait_for(|reasons| reasons.db.is_some() != reads_only) => turned = true,
+            }
         }
-        StoreChoice::Postgres(choice) => {
-            let (choice, name) = (choice.clone(), process.to_owned());
-            let grid = store::grid_id(&paths.grid_id())?;
-            let open = move || {
-                let store = store::Postgres::open(&choice, &grid, &name)?;
-                Ok(Box::new(store) as Box<dyn Store>)
-            };
-            StoreHandle::open(open, server.as_str(), process).await
+        end.send_replace(true);
+        serving.await;
+        while let Some(ended) = timers.join_next().await {
+            if let Err(error) = ended {
+                warn!(%error, "a timer had failed");
+            }
         }
+        let stopped = if superseded {
+            Err(BlitzError::Superseded {
+                server: server.clone(),
+            })
+        } else {
+            blitz.stop().await.map_err(|refusal| BlitzError::Stop {
+                reason: refusal.message,
+            })
+        };
+        store.close().await;
+        if thread.join().is_err() {
+            warn!("the thread of the store had failed");
+        }
+        if turned {
+            // What can no longer be written cannot be told so.
+            if let Err(error) = stopped {
+                info!(%server, error = %chain(&error), "goes on without having told the store");
+            }
+            info!(%server, reads_only = !reads_only, "goes on in the other place");
+            return Ok(Ended::Turned {
+                draining: blitz.is_draining(),
+            });
+        }
+        info!(server = %server, "stopped");
+        stopped.map(|()| Ended::Stopped)
+    }
+
+    /// Opens the store that the properties name, and takes up the sessions of the server.
+    async fn open_store(&self, reads_only: bool) -> Result<Opened, StoreError> {
+        let Setup {
+            settings,
+            server,
+            paths,
+            ..
+        } = self.setup.clone();
+        let held = {
+            let (run_dir, state) = (self.run_dir.clone(), paths.state().to_owned());
+            move |server: &str| is_held(server, &run_dir, &state)
+        };
+        let process = Uuid::new_v4().to_string();
+        let name = process.clone();
+        let open = move || {
+            let main: Box<dyn Store> = match &settings.store {
+                StoreChoice::Embedded if reads_only => Box::new(Sqlite::read_only(&paths.store())?),
+                StoreChoice::Embedded => {
+                    Box::new(Sqlite::open(&paths.store())?.with_leases(held.clone()))
+                }
+                StoreChoice::Postgres(choice) => {
+                    let grid = store::grid_id(&paths.grid_id())?;
+                    Box::new(store::Postgres::open(choice, &grid, &name)?)
+                }
+            };
+            let kept = paths.kept_sessions();
+            Ok(Box::new(Layered::new(main, reads_only, &kept, held)) as Box<dyn Store>)
+        };
+        StoreHandle::open(open, server.as_str(), &process).await
     }
 }
 

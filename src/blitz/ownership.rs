@@ -132,6 +132,13 @@ impl Blitz {
                             blitz.server
                         ),
                     ),
+                    Ok(Outcome::ReadOnly) => Refusal::new(
+                        RefusalKind::Refused,
+                        format!(
+                            "session {uuid} began in the database, which {} can only read now: it stays until that can be written",
+                            blitz.server
+                        ),
+                    ),
                     Ok(_) => return Err(blitz.not_mine(uuid).await),
                     // Whether it was written is unknown; the next write of the session tells.
                     Err(refusal) => refusal,

@@ -1,11 +1,12 @@
 //! What a Blitz is told: the generated Ice properties file, and the settings in it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::config::Paths;
 use crate::store::{ChoiceError, StoreChoice};
 
 /// The largest properties file, in bytes.
@@ -121,6 +122,10 @@ impl Properties {
         Ok((max > 0).then_some(max))
     }
 
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        self.0.get(name).map(PathBuf::from)
+    }
+
     fn boolean(&self, name: &'static str, default: bool) -> Result<bool, PropertiesError> {
         match self.0.get(name).map(String::as_str) {
             None => Ok(default),
@@ -163,8 +168,79 @@ pub(crate) struct Settings {
     pub(crate) max_user: Option<u64>,
     /// `omero.grid.store` and what belongs to it: where users and sessions are kept.
     pub(crate) store: StoreChoice,
+    /// What is read-only by a property, and how the rest is found out.
+    pub(crate) read_only: ReadOnlySettings,
+    /// `omero.data.dir`, relative to OMERODIR; `None` where no files are served.
+    pub(crate) data_dir: Option<PathBuf>,
+    /// `omero.managed.dir`: where imported files are; `ManagedRepository` in the data directory if absent.
+    pub(crate) managed_dir: Option<PathBuf>,
+    /// `omero.pixeldata.memoizer.dir`: where memo files are; `BioFormatsCache` in the data directory if absent.
+    pub(crate) memo_dir: Option<PathBuf>,
+    /// `omero.pixeldata.memoizer.dir.local`: where they are while the repository is read-only.
+    pub(crate) memo_local_dir: Option<PathBuf>,
+    /// `omero.pixeldata.memoizer_wait`: what is read in less time gets no memo file.
+    pub(crate) memo_wait: Duration,
+    /// Every property, for those who may see it.
+    pub(crate) all: BTreeMap<String, String>,
     /// `omero.grid.internal_agents`: what services call themselves when they open sessions for themselves.
     pub(crate) internal_agents: Vec<String>,
+}
+
+/// Where a Blitz has its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Places {
+    /// `omero.data.dir`.
+    pub(crate) data: PathBuf,
+    /// `omero.managed.dir`.
+    pub(crate) managed: PathBuf,
+}
+
+impl Places {
+    /// Returns the directories that have to be writable.
+    pub(crate) fn probed(&self) -> [PathBuf; 2] {
+        [self.data.clone(), self.managed.clone()]
+    }
+}
+
+/// What is read-only by a property, and how the rest is found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ReadOnlySettings {
+    /// The property that makes the database read-only.
+    pub(crate) db: Option<&'static str>,
+    /// The property that makes the repository read-only.
+    pub(crate) repo: Option<&'static str>,
+    /// `omero.grid.read_only.probe`: how long between two probes; `None` for one at the start only.
+    pub(crate) probe: Option<Duration>,
+    /// `omero.grid.read_only.recover`: whether a refusal ends by itself.
+    pub(crate) recovers: bool,
+}
+
+impl ReadOnlySettings {
+    /// Reads the settings. The deprecated property for both is stronger than `false` for one (`omero.md` §4.1).
+    fn of(properties: &Properties) -> Result<Self, PropertiesError> {
+        const BOTH: &str = "omero.cluster.read_only";
+        let both = properties.boolean(BOTH, false)?;
+        let one = |name| -> Result<_, PropertiesError> {
+            let set = properties.boolean(name, false)?;
+            Ok(if both {
+                Some(BOTH)
+            } else {
+                set.then_some(name)
+            })
+        };
+        let seconds = properties.number(
+            "omero.grid.read_only.probe",
+            60,
+            86_400,
+            "a whole number of seconds, at most a day; 0 for a probe at the start only",
+        )?;
+        Ok(Self {
+            db: one("omero.cluster.read_only.db")?,
+            repo: one("omero.cluster.read_only.repo")?,
+            probe: (seconds > 0).then(|| Duration::from_secs(seconds)),
+            recovers: properties.boolean("omero.grid.read_only.recover", false)?,
+        })
+    }
 }
 
 impl Settings {
@@ -198,6 +274,15 @@ impl Settings {
             max_user: properties.cap("omero.grid.sessions.max_per_user")?,
             store: StoreChoice::of(|name| properties.0.get(name).cloned())
                 .map_err(PropertiesError::Store)?,
+            read_only: ReadOnlySettings::of(properties)?,
+            data_dir: properties.path("omero.data.dir"),
+            managed_dir: properties.path("omero.managed.dir"),
+            memo_dir: properties.path("omero.pixeldata.memoizer.dir"),
+            memo_local_dir: properties.path("omero.pixeldata.memoizer.dir.local"),
+            memo_wait: properties
+                .milliseconds("omero.pixeldata.memoizer_wait", 0)
+                .map(Duration::from_millis)?,
+            all: properties.0.clone().into_iter().collect(),
             internal_agents: properties
                 .0
                 .get("omero.grid.internal_agents")
@@ -207,6 +292,16 @@ impl Settings {
                 .filter(|agent| !agent.is_empty())
                 .collect(),
         })
+    }
+
+    /// Returns where the repository is; `None` if there is none.
+    pub(crate) fn repository(&self, paths: &Paths) -> Option<Places> {
+        let data = paths.dir().join(self.data_dir.as_ref()?);
+        let managed = match &self.managed_dir {
+            Some(dir) => paths.dir().join(dir),
+            None => data.join("ManagedRepository"),
+        };
+        Some(Places { data, managed })
     }
 
     /// Returns whether a service opens the session for itself: by OMERO's event type, or by what it calls itself.

@@ -89,6 +89,13 @@ impl Handler<BlitzLink> for Blitz {
                 let limit = limit.clamp(1, MAX_PAGE) as usize;
                 self.close_idlest(Some(&user), limit, Reason::Closed).await
             }
+            Request::File {
+                action,
+                authority,
+                vouched,
+            } => self.file(action, authority, vouched).await,
+            Request::Script { .. } => Err(refused("scripts are not served yet")),
+            Request::Value { action, authority } => self.value(action, authority).await,
         }
     }
 
@@ -128,6 +135,9 @@ fn concerns_sessions(request: &Request) -> bool {
         | Request::SetPassword { .. }
         | Request::Users { .. }
         | Request::Drain { .. }
+        | Request::File { .. }
+        | Request::Script { .. }
+        | Request::Value { .. }
         | Request::Outlook => false,
     }
 }
@@ -349,6 +359,7 @@ impl Blitz {
         by: Authority,
     ) -> Result<Reply, Refusal> {
         self.require_admin(by).await?;
+        self.require_database("add a user")?;
         check_name(&name).map_err(invalid)?;
         check_password(&password).map_err(invalid)?;
         let blitz = self.clone();
@@ -367,6 +378,7 @@ impl Blitz {
                     ))
                     .hint("change the password of that user, or choose another name")),
                     Outcome::ForeignUsers => Err(foreign_users()),
+                    Outcome::ReadOnly => Err(became_read_only()),
                     _ => {
                         info!(user = ?name, admin, "added a user");
                         Ok(Reply::Done)
@@ -388,6 +400,7 @@ impl Blitz {
         {
             return Err(not_permitted("change the password of another user"));
         }
+        self.require_database("change a password")?;
         check_password(&password).map_err(invalid)?;
         let blitz = self.clone();
         self.tasks
@@ -405,6 +418,7 @@ impl Blitz {
                 match blitz.commit_one(write).await? {
                     Outcome::NoUser => Err(no_user(&name)),
                     Outcome::ForeignUsers => Err(foreign_users()),
+                    Outcome::ReadOnly => Err(became_read_only()),
                     _ => {
                         info!(user = ?name, "changed a password");
                         if name == ROOT {
@@ -444,7 +458,7 @@ impl Blitz {
         }
     }
 
-    async fn require_admin(self: &Arc<Self>, by: Authority) -> Result<(), Refusal> {
+    pub(super) async fn require_admin(self: &Arc<Self>, by: Authority) -> Result<(), Refusal> {
         match self.user_of(by).await? {
             Some(user) if !user.admin => Err(not_permitted("do this")),
             Some(_) | None => Ok(()),
@@ -452,7 +466,10 @@ impl Blitz {
     }
 
     /// Returns the user whose session gives the authority; `None` for the owner of the grid.
-    async fn user_of(self: &Arc<Self>, by: Authority) -> Result<Option<UserRow>, Refusal> {
+    pub(super) async fn user_of(
+        self: &Arc<Self>,
+        by: Authority,
+    ) -> Result<Option<UserRow>, Refusal> {
         match by {
             Authority::Owner => Ok(None),
             Authority::Session { session } => {
@@ -508,6 +525,11 @@ fn invalid(message: &'static str) -> Refusal {
 
 fn not_permitted(what: &str) -> Refusal {
     refused(format!("only an administrator may {what}"))
+}
+
+/// Answers who asked while the database was turning.
+fn became_read_only() -> Refusal {
+    refused("the database can only be read").hint("`omero-grid status` says why")
 }
 
 fn foreign_users() -> Refusal {

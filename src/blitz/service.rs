@@ -11,11 +11,14 @@ use tracing::{debug, info, warn};
 
 use super::clock::Clock;
 use super::hub::Hub;
+use super::images::Images;
 use super::lease::Lease;
 use super::login::Login;
 use super::properties::Settings;
+use super::repository::{Repository, Standing};
 use super::sessions::{Absent, Ended, Now, Sessions, idle_before};
 use super::tasks::Tasks;
+use super::values::Values;
 use crate::config::Paths;
 use crate::ipc::message::blitz::{ReadOnly, ReadOnlyReason, Status};
 use crate::ipc::{Refusal, RefusalKind};
@@ -41,6 +44,11 @@ pub(crate) struct Blitz {
     pub(super) store: StoreHandle,
     pub(super) lease: Lease,
     pub(super) login: Arc<Login>,
+    /// Why what cannot be written cannot.
+    pub(super) read_only: watch::Receiver<ReadOnlyReason>,
+    pub(super) repository: Option<Arc<Repository>>,
+    pub(super) images: Option<Arc<Images>>,
+    pub(super) values: Values,
     pub(super) hub: Hub,
     pub(super) tasks: Tasks,
     core: Mutex<Core>,
@@ -89,6 +97,9 @@ pub(super) struct Parts {
     pub(super) store: StoreHandle,
     pub(super) lease: Lease,
     pub(super) login: Login,
+    pub(super) read_only: watch::Receiver<ReadOnlyReason>,
+    pub(super) repository: Option<Arc<Repository>>,
+    pub(super) images: Option<Arc<Images>>,
 }
 
 impl Blitz {
@@ -104,6 +115,10 @@ impl Blitz {
             store: parts.store,
             lease: parts.lease,
             login: Arc::new(parts.login),
+            read_only: parts.read_only,
+            repository: parts.repository,
+            images: parts.images,
+            values: Values::default(),
             hub: Hub::default(),
             tasks: Tasks::default(),
             core: Mutex::default(),
@@ -141,6 +156,7 @@ impl Blitz {
 
     /// Returns how the Blitz is.
     pub(super) fn status(&self) -> Status {
+        let reasons = self.read_only.borrow().clone();
         let core = self.core();
         Status {
             uuid: self.uuid.clone(),
@@ -154,9 +170,13 @@ impl Blitz {
                 }
                 (_, true) => Accepting::Draining,
             },
-            read_only: ReadOnly::default(),
+            read_only: ReadOnly {
+                db: reasons.db.is_some(),
+                repo: reasons.repo.is_some(),
+            },
             resumed: core.resumed,
-            read_only_reason: ReadOnlyReason::default(),
+            read_only_reason: reasons,
+            waits_for_repository: self.waits_for(),
         }
     }
 
@@ -474,6 +494,51 @@ impl Blitz {
             blitz: self.clone(),
             internal,
         })
+    }
+
+    /// Returns whose repository it waits for, if it does.
+    fn waits_for(&self) -> Option<String> {
+        match &*self.repository.as_ref()?.standing().borrow() {
+            Standing::Waiting(owner) => Some(owner.clone().unwrap_or_default()),
+            Standing::ReadOnly | Standing::Owner => None,
+        }
+    }
+
+    /// Tells that what can be written has changed, until `stop` becomes true.
+    pub(super) async fn tell_read_only(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        let mut read_only = self.read_only.clone();
+        read_only.mark_unchanged();
+        let mut standing = match &self.repository {
+            Some(repository) => repository.standing(),
+            None => watch::channel(Standing::ReadOnly).1,
+        };
+        loop {
+            tokio::select! {
+                // Cancel safe: all only read. Without a sender nothing changes any more.
+                Ok(()) = read_only.changed() => self.hub.status(),
+                Ok(()) = standing.changed() => self.hub.status(),
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    /// Refuses what changes the database of users, where that is read-only.
+    pub(super) fn require_database(&self, what: &str) -> Result<(), Refusal> {
+        match &self.read_only.borrow().db {
+            None => Ok(()),
+            Some(reason) => Err(Refusal::new(
+                RefusalKind::Refused,
+                format!(
+                    "{} cannot {what}: its db is read-only: {reason}",
+                    self.server
+                ),
+            )),
+        }
+    }
+
+    /// Returns whether it is to take no new sessions.
+    pub(super) fn is_draining(&self) -> bool {
+        self.core().draining
     }
 
     /// Takes no new sessions, or takes them again.

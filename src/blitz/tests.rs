@@ -41,6 +41,7 @@ impl Place {
             paths: paths(&self.temp),
             settings: Settings::of(&Properties::parse(properties)).unwrap(),
             cores: 2,
+            probe: None,
         }
     }
 

@@ -8,6 +8,7 @@ mod describe;
 mod drain;
 mod events;
 mod failure;
+mod file;
 mod generate;
 mod leftovers;
 mod logs;
@@ -77,6 +78,10 @@ enum Command {
     Route(redirect::RouteArgs),
     /// Create, join, list, move and close sessions
     Session(session::SessionCommand),
+    /// Import, list, fetch and delete the files that a Blitz serves
+    File(file::FileCommand),
+    /// Show what kind of image a file is
+    Image(file::ImageCommand),
     /// Add and list users, set passwords
     User(user::UserCommand),
     /// Read and change OMERO's configuration store, etc/grid/config.xml
@@ -95,6 +100,9 @@ enum Command {
     Man(generate::ManArgs),
     /// Be the built-in Blitz (what a descriptor's server runs; its node starts it)
     Blitz(roles::BlitzArgs),
+    /// Write for a Blitz, to see whether it can be done
+    #[command(hide = true)]
+    Probe(roles::ProbeArgs),
     /// Prove to a running grid that this program can take over from it
     #[command(hide = true)]
     SelfCheck,
@@ -167,6 +175,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             return buffered(|out, err| describe::run(args, cli.global.format, out, err));
         }
         Command::Blitz(args) => return roles::blitz(args, cli.global.verbose),
+        Command::Probe(args) => return roles::probe(args),
         Command::SelfCheck => return upgrade::self_check(),
         _ => {}
     }
@@ -176,9 +185,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
         .build()?;
     runtime.block_on(async {
         match cli.command {
-            Command::Check(_) | Command::Describe(_) | Command::Blitz(_) | Command::SelfCheck => {
-                Ok(())
-            }
+            Command::Check(_)
+            | Command::Describe(_)
+            | Command::Blitz(_)
+            | Command::Probe(_)
+            | Command::SelfCheck => Ok(()),
             Command::NodeProcess(args) => roles::node_process(&context, args).await,
             Command::Start(args) => start::start(&context, args).await,
             Command::Stop(args) => stop::stop(&context, args).await,
@@ -197,6 +208,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Upgrade(args) => upgrade::run(&context, args).await,
             Command::Events(args) => events::run(&context, args).await,
             Command::Session(args) => session::run(&context, args).await,
+            Command::File(args) => file::run(&context, args).await,
+            Command::Image(args) => file::image(&context, args).await,
             Command::User(args) => user::run(&context, args).await,
             Command::Logs(args) => logs::run(&context, args).await,
             Command::Completions(args) => {

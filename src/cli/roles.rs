@@ -7,7 +7,7 @@ use clap::Args;
 use super::context::Context;
 use super::failure::{Failure, code};
 use super::master_process::log_filter;
-use crate::blitz::{self, BlitzError};
+use crate::blitz::{self, BlitzError, ProbeTarget};
 use crate::model::NodeName;
 use crate::node;
 use crate::telemetry::{self, LogFormat, LogOptions, chain};
@@ -41,6 +41,32 @@ pub(crate) fn blitz(args: &BlitzArgs, verbose: u8) -> Result<(), Failure> {
         };
         Failure::new(code, chain(&error))
     })
+}
+
+/// Arguments of a trial write.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ProbeArgs {
+    #[command(flatten)]
+    blitz: BlitzArgs,
+    /// What to write to
+    #[arg(value_parser = ["db", "repo"])]
+    target: String,
+}
+
+/// Prints what a trial write of a Blitz found.
+pub(crate) fn probe(args: &ProbeArgs) -> Result<(), Failure> {
+    let target = match args.target.as_str() {
+        "db" => ProbeTarget::Db,
+        _ => ProbeTarget::Repo,
+    };
+    let options = blitz::Options {
+        ice_config: args.blitz.ice_config.clone(),
+    };
+    let finding = blitz::probe(target, &options)
+        .map_err(|error| Failure::new(code::FAILED, chain(&error)))?;
+    let text = serde_json::to_string(&finding).unwrap_or_default();
+    println!("{text}");
+    Ok(())
 }
 
 /// Arguments of a node's process.

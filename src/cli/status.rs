@@ -429,10 +429,15 @@ fn table(node: &NodeStatus, drains: &[DrainStatus], now: u64) -> Table {
                 ] {
                     if is {
                         notes.push(format!(
-                            "{what}: read-only {}",
-                            why.as_deref().unwrap_or_default()
+                            "{what}: read-only because {}",
+                            why.as_deref().unwrap_or("of its configuration")
                         ));
                     }
+                }
+                match blitz.waits_for_repository.as_deref() {
+                    Some("") => notes.push("repository: waiting".to_owned()),
+                    Some(owner) => notes.push(format!("repository: waiting for {owner}")),
+                    None => {}
                 }
                 (blitz.sessions.to_string(), notes)
             }

@@ -47,6 +47,11 @@ impl Paths {
         self.grid().join("id")
     }
 
+    /// Returns the file with the sessions of Blitzes that only read their database.
+    pub fn kept_sessions(&self) -> PathBuf {
+        self.grid().join("sessions.db")
+    }
+
     /// Returns the embedded store of users and sessions.
     pub fn store(&self) -> PathBuf {
         self.state.join("var/grid.db")

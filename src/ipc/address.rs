@@ -73,6 +73,8 @@ pub enum Address<'a> {
     Node(&'a NodeName),
     /// A built-in Blitz's.
     Blitz(&'a ServerId),
+    /// A built-in Blitz's, for the contents of files.
+    Data(&'a ServerId),
 }
 
 impl RunDir {
@@ -129,6 +131,7 @@ impl RunDir {
             Address::Master => "master".to_owned(),
             Address::Node(name) => file_name("node", name.as_str()),
             Address::Blitz(id) => file_name("blitz", id.as_str()),
+            Address::Data(id) => file_name("data", id.as_str()),
         })
     }
 

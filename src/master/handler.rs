@@ -176,12 +176,7 @@ impl ClientHandler {
                 };
                 Ok(self.explain(&facts).await)
             }
-            Request::Blitz { request } => {
-                let server = self.any_blitz()?;
-                self.ask(&server, *request).await.map(|reply| Reply::Blitz {
-                    reply: Box::new(reply),
-                })
-            }
+            Request::Blitz { request } => self.carry_out(*request).await,
             Request::Upgrade { binary } => {
                 let handler = self.clone();
                 // Carried to its end whoever waits for it.
@@ -361,19 +356,6 @@ impl ClientHandler {
             Ok(_) => Err(strange()),
             Err(error) => Err(lost(node, error)),
         }
-    }
-
-    /// Returns a Blitz that can work on users.
-    fn any_blitz(&self) -> Result<ServerId, Refusal> {
-        let snapshot = self.shared.now();
-        let mut blitzes = reports(&snapshot).filter(|report| report.blitz.is_some());
-        blitzes
-            .next()
-            .map(|report| report.id.clone())
-            .ok_or_else(|| {
-                Refusal::new(RefusalKind::NotFound, "no Blitz answers now")
-                    .hint("`omero-grid status` says why")
-            })
     }
 }
 

@@ -16,6 +16,7 @@ mod plan;
 mod process;
 mod redirect;
 mod refused;
+mod services;
 mod sessions;
 mod shared;
 mod state;
@@ -390,7 +391,13 @@ async fn prepare_store(desired: &Desired, paths: &Paths) -> Result<Option<String
         let grid = store::grid_id(&paths.grid_id())?;
         match choice {
             StoreChoice::Embedded => {
-                let made = store::bootstrap(&paths.store(), &paths.root_password())?;
+                let made = match store::bootstrap(&paths.store(), &paths.root_password()) {
+                    // It was made where it could be written; Blitzes only read it, and say so.
+                    Err(error) if store::Sqlite::read_only(&paths.store()).is_ok() => {
+                        return Ok(Some(format!("{error}; Blitz servers only read it")));
+                    }
+                    made => made?,
+                };
                 Ok(made.created_root.map(|_| {
                     format!(
                         "made user root with a random password; it is in {}",

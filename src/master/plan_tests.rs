@@ -74,6 +74,7 @@ fn reports(desired: &Desired, sessions: u64) -> BTreeMap<ServerId, ServerReport>
             read_only: blitz::ReadOnly::default(),
             resumed: 0,
             read_only_reason: blitz::ReadOnlyReason::default(),
+            waits_for_repository: None,
         });
         ServerReport {
             id: id.clone(),

@@ -4,6 +4,7 @@ use super::state::Happening;
 use crate::ipc::Refusal;
 use crate::ipc::message::blitz;
 use crate::ipc::message::client::{DeployMode, NodeAction, RedirectChange, Request, RollAction};
+use crate::ipc::message::data::{FileAction, ScriptAction, ValueAction};
 
 /// The longest text of such an event, in characters: what was asked may be of any length.
 const MAX_TEXT: usize = 1000;
@@ -63,6 +64,19 @@ pub(super) fn words(request: &Request) -> Option<String> {
         Request::Blitz { request } => match &**request {
             blitz::Request::AddUser { name, .. } => format!("user add {name}"),
             blitz::Request::SetPassword { name, .. } => format!("user passwd {name}"),
+            blitz::Request::File { action, .. } => match action {
+                FileAction::Import { name, .. } => format!("file import {name}"),
+                FileAction::Delete { id } => format!("file delete {id}"),
+                _ => return None,
+            },
+            blitz::Request::Script { action, .. } => match action {
+                ScriptAction::Run { path, .. } => format!("script run {path}"),
+                ScriptAction::List => return None,
+            },
+            blitz::Request::Value {
+                action: ValueAction::Set { key, .. } | ValueAction::SetIf { key, .. },
+                ..
+            } => format!("config service set {key}"),
             _ => return None,
         },
         Request::Status { .. }

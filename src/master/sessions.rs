@@ -41,7 +41,7 @@ impl ClientHandler {
         }
     }
 
-    async fn reach(
+    pub(super) async fn reach(
         &self,
         session: SessionId,
         request: &blitz::Request,

@@ -15,7 +15,9 @@ mod bootstrap;
 mod choice;
 mod error;
 mod import;
+mod layered;
 mod postgres;
+mod probe;
 mod sqlite;
 #[cfg(test)]
 mod suite;
@@ -27,7 +29,9 @@ pub use bootstrap::{
 pub use choice::{ChoiceError, PostgresChoice, StoreChoice};
 pub use error::StoreError;
 pub use import::import;
+pub use layered::Layered;
 pub use postgres::Postgres;
+pub use probe::probe;
 pub use sqlite::Sqlite;
 pub use writer::{CallError, Opened, StoreHandle};
 
@@ -76,6 +80,20 @@ pub trait Store: Send + 'static {
 
     /// Returns the open sessions that are the server's by their rows.
     fn owned(&mut self, owner: &Owner) -> Result<Vec<SessionId>, StoreError>;
+
+    /// Looks at what a server has left open, without a write; `known` are sessions of that server that are kept elsewhere.
+    fn left_open(&mut self, server: &str, known: &[SessionId]) -> Result<LeftOpen, StoreError>;
+}
+
+/// What [`Store::left_open`] finds.
+#[derive(Debug, Default)]
+pub struct LeftOpen {
+    /// When the server stopped in good order, milliseconds since 1970; `None` if it did not.
+    pub stopped_ms: Option<u64>,
+    /// Its open sessions.
+    pub sessions: Vec<SessionRow>,
+    /// Those of `known` that have ended here, or are another server's.
+    pub gone: Vec<SessionId>,
 }
 
 /// What [`Store::renew`] found.
@@ -240,6 +258,14 @@ pub enum Write {
         /// The session.
         uuid: SessionId,
     },
+    /// Makes a session that was kept elsewhere meanwhile one's own, as it is now: [`Outcome::Done`], [`Outcome::Superseded`], or
+    /// [`Outcome::Lost`] if it has ended here or is another server's than one's own or `from`.
+    Restore {
+        /// The session.
+        row: SessionRow,
+        /// The server that had it; oneself if nobody else did.
+        from: String,
+    },
     /// Hands one's own session to a server that lives: [`Outcome::Done`], [`Outcome::NoHolder`] or [`Outcome::Lost`].
     Give {
         /// The session.
@@ -363,6 +389,8 @@ pub enum Outcome {
     NoUser,
     /// The users are kept elsewhere and cannot be changed here.
     ForeignUsers,
+    /// Users and what else is not of sessions can only be read here.
+    ReadOnly,
 }
 
 /// Returns a name for this process that no other has.

@@ -15,9 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
+use crate::ipc::message::data::Origin;
 use crate::model::Image;
 use crate::telemetry::chain;
 use format::{Found, Identity};
@@ -37,20 +37,6 @@ pub(crate) struct MemoDirs {
     pub(crate) read_only: bool,
     /// `omero.pixeldata.memoizer_wait`: what took less time to read gets no memo.
     pub(crate) wait: Duration,
-}
-
-/// Where the answer came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Origin {
-    /// From the image file; no memo was written.
-    Fresh,
-    /// From the image file; a memo was written.
-    Saved,
-    /// From a memo.
-    Memo,
-    /// From a shared memo, which was copied to the local directory.
-    Copied,
 }
 
 /// The memo files of one Blitz.

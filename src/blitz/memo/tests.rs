@@ -285,7 +285,7 @@ fn on_a_full_disk_images_are_read_all_the_same_and_nothing_is_left_of_the_memo()
     let full = fs::write(&ballast, vec![0; 1 << 20]).unwrap_err();
     assert_eq!(full.kind(), io::ErrorKind::StorageFull);
     assert_eq!(place.open(&memo, 1), (1, Origin::Fresh));
-    assert_eq!(place.files("shared"), [ballast.clone()]);
+    assert_eq!(place.files("shared"), std::slice::from_ref(&ballast));
     fs::remove_file(&ballast).unwrap();
     assert_eq!(place.open(&memo, 2), (2, Origin::Saved));
 }

@@ -2,6 +2,7 @@
 
 mod lines;
 mod lists;
+mod service;
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::PathBuf;
@@ -114,6 +115,11 @@ enum Command {
     Version,
     /// Print where the store is
     Path,
+    /// Ask a running Blitz for its values, or set them in it
+    Service {
+        #[command(subcommand)]
+        service: service::Service,
+    },
 }
 
 pub(crate) async fn run(context: &Context, args: ConfigArgs) -> Result<(), Failure> {
@@ -124,6 +130,7 @@ pub(crate) async fn run(context: &Context, args: ConfigArgs) -> Result<(), Failu
     let profile = std::env::var("OMERO_CONFIG").ok();
     let store = ConfigStore::new(path, profile);
     match args.command {
+        Command::Service { service } => service::run(context, service).await,
         Command::Get {
             keys,
             show_password,

@@ -2,8 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::data::{
+    FileAction, FileView, Origin, ScriptAction, ScriptEnd, ScriptView, Ticket, ValueAction,
+};
 use crate::ipc::Link;
-use crate::model::{Accepting, Secret, SessionId};
+use crate::model::{Accepting, Image, Secret, SessionId};
 
 /// The link between a node and a built-in Blitz.
 pub struct BlitzLink;
@@ -25,6 +28,27 @@ pub enum Authority {
         /// The session.
         session: SessionId,
     },
+}
+
+impl Authority {
+    /// Returns the session that gives the authority.
+    pub fn session(&self) -> Option<SessionId> {
+        match self {
+            Self::Session { session } => Some(*session),
+            Self::Owner => None,
+        }
+    }
+}
+
+/// A user for whom another Blitz of the grid vouches: it has the session, the one that is asked has the repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vouched {
+    /// The user's number.
+    pub id: u64,
+    /// The user's name.
+    pub name: String,
+    /// Whether an administrator.
+    pub admin: bool,
 }
 
 /// What a Blitz is asked.
@@ -99,6 +123,59 @@ pub enum Request {
         limit: u32,
         authority: Authority,
     },
+    /// Something with files: [`Reply::Files`], [`Reply::Image`], [`Reply::Ticket`], [`Reply::Done`], or [`Reply::Owner`] where another
+    /// Blitz has to do it.
+    File {
+        action: FileAction,
+        authority: Authority,
+        #[serde(default)]
+        vouched: Option<Vouched>,
+    },
+    /// Something with scripts: [`Reply::Scripts`] or [`Reply::ScriptEnded`].
+    Script {
+        action: ScriptAction,
+        authority: Authority,
+    },
+    /// Something with configuration values: [`Reply::Values`] or [`Reply::Changed`].
+    Value {
+        action: ValueAction,
+        authority: Authority,
+    },
+}
+
+impl Request {
+    /// Returns who asks, for what not everybody may do.
+    pub fn authority(&self) -> Option<&Authority> {
+        match self {
+            Self::Close { authority, .. }
+            | Self::AddUser { authority, .. }
+            | Self::SetPassword { authority, .. }
+            | Self::Users { authority }
+            | Self::CloseUser { authority, .. }
+            | Self::File { authority, .. }
+            | Self::Script { authority, .. }
+            | Self::Value { authority, .. } => Some(authority),
+            _ => None,
+        }
+    }
+
+    /// Returns whether it changes something that a read-only Blitz does not.
+    pub fn writes(&self) -> bool {
+        match self {
+            Self::AddUser { .. } | Self::SetPassword { .. } => true,
+            Self::File { action, .. } => {
+                matches!(
+                    action,
+                    FileAction::Import { .. } | FileAction::Delete { .. }
+                )
+            }
+            Self::Script { action, .. } => matches!(action, ScriptAction::Run { .. }),
+            Self::Value { action, .. } => {
+                matches!(action, ValueAction::Set { .. } | ValueAction::SetIf { .. })
+            }
+            _ => false,
+        }
+    }
 }
 
 /// A session to be closed.
@@ -209,6 +286,31 @@ pub enum Reply {
         server: String,
     },
     Outlook(Outlook),
+    Files {
+        files: Vec<FileView>,
+        more: bool,
+    },
+    Ticket(Ticket),
+    Image {
+        image: Box<Image>,
+        origin: Origin,
+    },
+    /// Another Blitz has the repository: it is to be asked, in the name of this user.
+    Owner {
+        server: String,
+        user: Vouched,
+    },
+    Scripts {
+        scripts: Vec<ScriptView>,
+    },
+    ScriptEnded(ScriptEnd),
+    Values {
+        values: Vec<(String, Option<String>)>,
+    },
+    /// Whether a value was changed.
+    Changed {
+        changed: bool,
+    },
 }
 
 /// How a Blitz is.
@@ -232,6 +334,9 @@ pub struct Status {
     /// Why it only reads them.
     #[serde(default)]
     pub read_only_reason: ReadOnlyReason,
+    /// The Blitz that has the repository, for which this one waits; empty if that is not known. Absent where it does not wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for_repository: Option<String>,
 }
 
 /// Which resources a Blitz only reads.

@@ -122,7 +122,7 @@ impl Request {
             Self::Deploy { dry_run, .. } => *dry_run,
             Self::Drain { drain } => drain.plan,
             Self::CreateSession { create, .. } => create.token.is_some(),
-            Self::Blitz { request } => matches!(**request, blitz::Request::Users { .. }),
+            Self::Blitz { request } => !request.writes(),
             Self::Reload
             | Self::Node { .. }
             | Self::Server { .. }

@@ -4,5 +4,6 @@
 
 pub mod blitz;
 pub mod client;
+pub mod data;
 pub mod heritage;
 pub mod node;

@@ -8,6 +8,17 @@ use super::{Postgres, in_transaction, int, text, unsigned};
 use crate::store::choice::PostgresChoice;
 use crate::store::{Counts, ROOT, ROOT_ID, Store as _, StoreError, UserRow};
 
+/// The first right that a Blitz needs and its role does not have.
+const MISSING: &str = "
+    SELECT current_user::text, privilege, tab FROM (VALUES ('server'), ('session')) AS t (tab),
+        (VALUES (1, 'INSERT'), (2, 'UPDATE'), (3, 'DELETE')) AS p (place, privilege)
+    WHERE NOT has_table_privilege('omero_grid.' || tab, privilege) ORDER BY tab DESC, place LIMIT 1";
+
+/// A write that meets nobody else's rows.
+const PROBE: &str = "
+    INSERT INTO omero_grid.server (grid, id, epoch, process, started_ms, lease_until, lease_place)
+    VALUES ('', 'probe ' || pg_backend_pid(), 0, '', 0, clock_timestamp(), '')";
+
 impl Postgres {
     /// Makes the tables, or brings them to this release's version, and lets `grant_to` use them. Returns whether anything was made.
     pub fn init(
@@ -18,6 +29,45 @@ impl Postgres {
         let mut this = Self::prepare(choice, "", process)?;
         this.read("make the tables", async |on| {
             in_transaction(on, async |on| init(on, grant_to).await).await
+        })
+    }
+
+    /// Writes what a Blitz writes and takes it back. Returns why the database does not let this role write, `None` if it does.
+    pub(in crate::store) fn probe(
+        choice: &PostgresChoice,
+        process: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let mut this = Self::open(choice, "", process)?;
+        this.read("write", async |on| {
+            let role = on.one(step!(MISSING)).await?;
+            if let Some(row) = role.first() {
+                let (role, right, table): (String, String, String) =
+                    (row.get(0), row.get(1), row.get(2));
+                return Ok(Some(format!(
+                    "the role {role} has no {right} on omero_grid.{table}"
+                )));
+            }
+            on.one(step!("BEGIN")).await?;
+            let written = on.one(step!(PROBE)).await;
+            match written {
+                Ok(_) => on.one(step!("ROLLBACK")).await.map(|_| None),
+                Err(Fault::Refused(error)) => {
+                    on.one(step!("ROLLBACK")).await?;
+                    match error.code() {
+                        Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => Ok(Some(
+                            "the database takes no writes: it is a standby, or default_transaction_read_only is on"
+                                .to_owned(),
+                        )),
+                        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(Some(
+                            error
+                                .as_db_error()
+                                .map_or_else(|| error.to_string(), |db| db.message().to_owned()),
+                        )),
+                        _ => Err(Fault::Refused(error)),
+                    }
+                }
+                Err(fault) => Err(fault),
+            }
         })
     }
 

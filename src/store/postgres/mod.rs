@@ -22,7 +22,7 @@ use tracing::info;
 use self::link::{Connected, Fault, Link, step};
 use self::transaction::{Ended, Scope, adopt, find};
 use super::choice::PostgresChoice;
-use super::{Adopted, Found, Outcome, Owner, Renewed, Store, StoreError, UserRow, Write};
+use super::{Adopted, Found, LeftOpen, Outcome, Owner, Renewed, Store, StoreError, UserRow, Write};
 use crate::model::SessionId;
 
 /// How often a transaction is tried that another one stands in the way of, or whose connection is lost before its end.
@@ -244,6 +244,50 @@ impl Store for Postgres {
                 ))
                 .await?;
             Ok(found.iter().filter_map(rows::uuid).collect())
+        })
+    }
+
+    fn left_open(&mut self, server: &str, known: &[SessionId]) -> Result<LeftOpen, StoreError> {
+        let (grid, server) = (self.grid.clone(), server.to_owned());
+        let known: Vec<String> = known.iter().map(|id| id.reveal().to_string()).collect();
+        self.read("read the sessions", async |on| {
+            let names = || (grid.clone(), server.clone());
+            let (grid, server) = names();
+            let stopped = on
+                .one(step!(
+                    "SELECT stopped_ms FROM omero_grid.server WHERE grid = $1 AND id = $2",
+                    grid,
+                    server
+                ))
+                .await?;
+            let (grid, server) = names();
+            let sessions = on
+                .one(step!(
+                    concat!(
+                        "SELECT ",
+                        columns!(),
+                        " FROM omero_grid.session WHERE grid = $1 AND server = $2 AND closed_ms IS NULL"
+                    ),
+                    grid,
+                    server
+                ))
+                .await?;
+            let (grid, server) = names();
+            let gone = on
+                .one(step!(
+                    "SELECT uuid FROM omero_grid.session
+                     WHERE grid = $1 AND uuid = ANY ($3) AND (closed_ms IS NOT NULL OR server <> $2)",
+                    grid,
+                    server,
+                    known.clone()
+                ))
+                .await?;
+            let stopped: Option<i64> = stopped.first().and_then(|row| row.get(0));
+            Ok(LeftOpen {
+                stopped_ms: stopped.map(unsigned),
+                sessions: sessions.iter().filter_map(rows::session).collect(),
+                gone: gone.iter().filter_map(rows::uuid).collect(),
+            })
         })
     }
 }

@@ -49,6 +49,18 @@ macro_rules! insert {
     };
 }
 
+/// Makes a session that was kept elsewhere one's own; a token that has been used for another one meanwhile is not kept.
+const RESTORE: &str = concat!(
+    "INSERT INTO omero_grid.session AS s (grid, server, epoch, ",
+    columns!(),
+    ") SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
+         CASE WHEN EXISTS (SELECT 1 FROM omero_grid.session WHERE grid = $1 AND token = $14::text) THEN NULL ELSE $14::text END, $15, $16
+     FROM omero_grid.server WHERE grid = $1 AND id = $2 AND epoch = $3
+     ON CONFLICT (uuid) DO UPDATE SET server = excluded.server, epoch = excluded.epoch,
+         last_access_ms = excluded.last_access_ms, tti_ms = excluded.tti_ms, ttl_ms = excluded.ttl_ms, refs = excluded.refs
+     WHERE s.grid = excluded.grid AND s.server IN (excluded.server, $17) AND s.closed_ms IS NULL RETURNING true"
+);
+
 pub(super) fn user(row: &Row) -> UserRow {
     UserRow {
         id: unsigned(row.get(0)),
@@ -105,7 +117,22 @@ pub(super) fn open(grid: String, owner: &Owner, row: &SessionRow, max_user: Opti
             ") SELECT EXISTS (SELECT 1 FROM opened), open, next FROM have"
         ),
     };
-    let mut step = step!(
+    let mut step = inserted(sql, grid, owner, row);
+    if let Some(max) = max_user {
+        step.values.push(Box::new(int(max)) as Value);
+    }
+    step
+}
+
+/// Returns the statement of [`crate::store::Write::Restore`].
+pub(super) fn restore(grid: String, owner: &Owner, row: &SessionRow, from: &str) -> Step {
+    let mut step = inserted(RESTORE, grid, owner, row);
+    step.values.push(Box::new(text(from)) as Value);
+    step
+}
+
+fn inserted(sql: &'static str, grid: String, owner: &Owner, row: &SessionRow) -> Step {
+    step!(
         sql,
         grid,
         owner.server.clone(),
@@ -123,9 +150,5 @@ pub(super) fn open(grid: String, owner: &Owner, row: &SessionRow, max_user: Opti
         row.token.as_deref().map(text),
         text(&row.event),
         text(&row.group),
-    );
-    if let Some(max) = max_user {
-        step.values.push(Box::new(int(max)) as Value);
-    }
-    step
+    )
 }

@@ -274,6 +274,7 @@ impl Scope<'_> {
         let id = |uuid: &SessionId| uuid.reveal().to_string();
         match write {
             Write::Open { row, max_user } => rows::open(grid, self.owner, row, *max_user),
+            Write::Restore { row, from } => rows::restore(grid, self.owner, row, from),
             // They look at other servers and are carried out alone.
             Write::Take { .. } | Write::Give { .. } => step!("SELECT 1"),
             Write::Shorten {
@@ -427,6 +428,8 @@ impl Scope<'_> {
                 }
             }
             Write::Take { .. } | Write::Give { .. } => Outcome::Lost,
+            Write::Restore { .. } if rows.is_empty() && !held => Outcome::Superseded,
+            Write::Restore { .. } => done(Outcome::Lost),
             Write::Shorten { .. } => rows.first().map_or(Outcome::Lost, |row| {
                 Outcome::TimeToLive(unsigned(row.get(0)))
             }),

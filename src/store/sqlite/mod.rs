@@ -14,7 +14,7 @@ use rusqlite::{
 };
 
 use super::{
-    Adopted, Found, Outcome, Owner, Reason, SessionRow, Store, StoreError, UserRow, Write,
+    Adopted, Found, LeftOpen, Outcome, Owner, Reason, SessionRow, Store, StoreError, UserRow, Write,
 };
 use crate::model::SessionId;
 
@@ -46,7 +46,7 @@ const COLUMNS: &str = "s.uuid, s.user_id, u.name, s.agent, s.ip, s.started_ms, s
 
 /// The embedded store.
 pub struct Sqlite {
-    connection: Connection,
+    pub(super) connection: Connection,
     path: PathBuf,
     leases: Leases,
 }
@@ -137,9 +137,57 @@ impl Sqlite {
         self
     }
 
+    /// Notes the name of a user who is kept elsewhere, so that sessions may name the user here.
+    pub(super) fn mention_user(&mut self, id: u64, name: &str) -> Result<(), StoreError> {
+        let note = || -> rusqlite::Result<()> {
+            // The name may have been another user's before.
+            self.connection
+                .prepare_cached(
+                    "UPDATE user SET name = name || '#' || id WHERE name = ?2 AND id <> ?1",
+                )?
+                .execute(params![int(id), name])?;
+            self.connection
+                .prepare_cached(
+                    "INSERT INTO user (id, name, changed) VALUES (?1, ?2, ?3)
+                     ON CONFLICT (id) DO UPDATE SET name = ?2 WHERE name <> ?2",
+                )?
+                .execute(params![int(id), name, int(now_ms())])?;
+            Ok(())
+        };
+        note().map_err(|source| StoreError::of("note a user", &self.path, source))
+    }
+
+    /// Removes sessions that are kept elsewhere from now on.
+    pub(super) fn forget(&mut self, uuids: &[SessionId]) -> Result<(), StoreError> {
+        let path = self.path.clone();
+        let fail = |source| StoreError::of("remove sessions", &path, source);
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(fail)?;
+        for uuid in uuids {
+            transaction
+                .prepare_cached("DELETE FROM session WHERE uuid = ?1")
+                .and_then(|mut delete| delete.execute([uuid.reveal()]))
+                .map_err(fail)?;
+        }
+        transaction.commit().map_err(fail)
+    }
+
+    /// Notes a server that keeps its sessions elsewhere, so that it can be given some of these.
+    pub(super) fn mention_server(&mut self, id: &str) -> Result<(), StoreError> {
+        self.connection
+            .execute(
+                "INSERT INTO server (id, epoch, process, started_ms) VALUES (?1, 0, '', ?2) ON CONFLICT (id) DO NOTHING",
+                params![id, int(now_ms())],
+            )
+            .map(drop)
+            .map_err(|source| StoreError::of("note a server", &self.path, source))
+    }
+
     /// Adds user `root`, an administrator, if there is no user at all. `prepare` makes the hash, after whatever has to be durable first.
     ///
-    /// Returns whether the user was added. The store is locked meanwhile.
+    /// Returns whether the user was added. The store is locked while that is done.
     pub(super) fn add_root(
         &mut self,
         now_ms: u64,
@@ -147,12 +195,21 @@ impl Sqlite {
     ) -> Result<bool, StoreError> {
         let path = self.path.clone();
         let fail = |source| StoreError::of("add user root", &path, source);
+        let any = "SELECT EXISTS (SELECT 1 FROM user)";
+        // Mostly there is one, and then nobody has to wait for the lock.
+        if self
+            .connection
+            .query_row(any, [], |row| row.get(0))
+            .map_err(fail)?
+        {
+            return Ok(false);
+        }
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(fail)?;
         let users: bool = transaction
-            .query_row("SELECT EXISTS (SELECT 1 FROM user)", [], |row| row.get(0))
+            .query_row(any, [], |row| row.get(0))
             .map_err(fail)?;
         if users {
             return Ok(false);
@@ -236,6 +293,46 @@ impl Store for Sqlite {
             })
             .map_err(|source| StoreError::of("read the sessions", &self.path, source))
     }
+
+    fn left_open(&mut self, server: &str, known: &[SessionId]) -> Result<LeftOpen, StoreError> {
+        let look = || -> rusqlite::Result<LeftOpen> {
+            let stopped = self
+                .connection
+                .query_row(
+                    "SELECT stopped_ms FROM server WHERE id = ?1",
+                    [server],
+                    |row| row.get::<_, Option<i64>>(0),
+                )
+                .optional()?
+                .flatten();
+            let mut gone = Vec::new();
+            let mut query = self.connection.prepare_cached(
+                "SELECT 1 FROM session WHERE uuid = ?1 AND (closed_ms IS NOT NULL OR server <> ?2)",
+            )?;
+            for uuid in known {
+                if query.exists(params![uuid.reveal(), server])? {
+                    gone.push(*uuid);
+                }
+            }
+            Ok(LeftOpen {
+                stopped_ms: stopped.map(unsigned),
+                sessions: open_of(&self.connection, server)?,
+                gone,
+            })
+        };
+        look().map_err(|source| StoreError::of("read the sessions", &self.path, source))
+    }
+}
+
+/// Returns the open sessions of a server.
+fn open_of(connection: &Connection, server: &str) -> rusqlite::Result<Vec<SessionRow>> {
+    connection
+        .prepare(&format!(
+            "SELECT {COLUMNS} FROM session s JOIN user u ON u.id = s.user_id
+             WHERE s.server = ?1 AND s.closed_ms IS NULL"
+        ))?
+        .query_map([server], session_row)?
+        .collect()
 }
 
 /// Looks a file over without changing a byte of it.
@@ -329,13 +426,7 @@ fn adopt(
          (SELECT uuid FROM session WHERE closed_ms IS NOT NULL AND closed_ms < ?1 LIMIT ?2)",
         params![int(now_ms.saturating_sub(KEEP_CLOSED_MS)), PURGE],
     )?;
-    let sessions = transaction
-        .prepare(&format!(
-            "SELECT {COLUMNS} FROM session s JOIN user u ON u.id = s.user_id
-             WHERE s.server = ?1 AND s.closed_ms IS NULL"
-        ))?
-        .query_map([server], session_row)?
-        .collect::<Result<_, _>>()?;
+    let sessions = open_of(transaction, server)?;
     Ok(Adopted {
         owner: Owner {
             server: server.to_owned(),
@@ -388,6 +479,7 @@ fn apply(
     match write {
         Write::Open { row, max_user } => open_session(transaction, owner, row, *max_user),
         Write::Take { uuid } => take(transaction, owner, *uuid, leases),
+        Write::Restore { row, from } => restore(transaction, owner, row, from),
         Write::Give { uuid, to, at_ms } => {
             if !leases(to) {
                 return Ok(Outcome::NoHolder);
@@ -562,6 +654,51 @@ fn open_session(
         Outcome::Superseded
     } else {
         Outcome::Done
+    })
+}
+
+/// Makes a session that was kept elsewhere one's own. A token that has been used for another one meanwhile is not kept.
+fn restore(
+    transaction: &Transaction<'_>,
+    owner: &Owner,
+    row: &SessionRow,
+    from: &str,
+) -> rusqlite::Result<Outcome> {
+    let changed = transaction
+        .prepare_cached(
+            "INSERT INTO session (uuid, user_id, server, epoch, agent, ip, started_ms, last_access_ms, tti_ms, ttl_ms, refs, event, grp, token)
+             SELECT ?1, ?2, id, epoch, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,
+                 CASE WHEN EXISTS (SELECT 1 FROM session WHERE token = ?14) THEN NULL ELSE ?14 END
+             FROM server WHERE id = ?3 AND epoch = ?4
+             ON CONFLICT (uuid) DO UPDATE SET server = excluded.server, epoch = excluded.epoch,
+                 last_access_ms = excluded.last_access_ms, tti_ms = excluded.tti_ms, ttl_ms = excluded.ttl_ms, refs = excluded.refs
+             WHERE session.server IN (excluded.server, ?15) AND session.closed_ms IS NULL",
+        )?
+        .execute(params![
+            row.uuid.reveal(),
+            int(row.user_id),
+            owner.server,
+            owner.epoch,
+            row.agent,
+            row.ip,
+            int(row.started_ms),
+            int(row.last_access_ms),
+            int(row.time_to_idle_ms),
+            int(row.time_to_live_ms),
+            row.references,
+            row.event,
+            row.group,
+            row.token,
+            from,
+        ])?;
+    if changed > 0 {
+        return Ok(Outcome::Done);
+    }
+    let there = find(transaction, "s.uuid", &row.uuid.reveal())?.is_some();
+    Ok(if there {
+        Outcome::Lost
+    } else {
+        Outcome::Superseded
     })
 }
 

@@ -61,7 +61,12 @@ pub(super) fn marks(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
 }
 
 /// Brings the schema to [`VERSION`], in one transaction, so that two processes may try at once.
+///
+/// Where nothing is to be done no lock is asked for: a process that was stopped while it held it would keep a grid from starting.
 pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    if marks(connection)? == (APPLICATION, VERSION) {
+        return Ok(());
+    }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let (_, version) = marks(&transaction)?;
     let done = usize::try_from(version).unwrap_or(0);

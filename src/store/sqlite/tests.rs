@@ -172,3 +172,18 @@ fn a_copy_is_whole_and_private_and_made_while_others_write() {
         .collect();
     assert_eq!(left, ["copy.db"], "to read it leaves nothing beside it");
 }
+
+#[test]
+fn a_store_that_is_there_opens_while_another_process_holds_the_lock() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut stopped = made(temp.path());
+    let transaction = stopped
+        .connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .unwrap();
+    let path = temp.path().join("grid.db");
+    let mut store = Sqlite::create(&path).unwrap();
+    assert!(!store.add_root(1, || panic!("there is a user")).unwrap());
+    assert_eq!(store.users().unwrap().len(), 1);
+    drop(transaction);
+}
