@@ -259,6 +259,8 @@ async fn launchers_are_properties_and_are_named_when_they_fail() {
         let property = move |name: &str| (name == "omero.launcher.python").then(|| program.clone());
         Scripts::new(Settings::new(dir.clone(), DEADLINE, property))
     };
+    let listed = place.scripts.list().unwrap().scripts;
+    assert_eq!(listed[0].path, "a.py");
     let error = with("no-such-python")
         .start(&request, &place.tmp())
         .unwrap_err()
