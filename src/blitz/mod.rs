@@ -18,13 +18,12 @@ mod properties;
 mod read_only;
 mod repository;
 mod requests;
+#[cfg_attr(not(test), expect(dead_code, reason = "nobody runs scripts yet"))]
+mod scripts;
 mod service;
 mod sessions;
 mod tasks;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "nothing needs temporary files yet")
-)]
+#[allow(dead_code, reason = "nothing needs temporary files yet")]
 mod temporary;
 mod throttle;
 mod values;

@@ -312,32 +312,26 @@ mod tests {
     #[test]
     fn places_are_omeros_in_omeros_order() {
         let home = ("HOME", "/home/o");
-        let cases: [(&[(&str, &str)], &[&str]); 7] = [
-            (&[], &["/tmp/omero/tmp"]),
-            (&[home], &["/home/o/omero/tmp", "/tmp/omero/tmp"]),
+        let tmpdir = |value| ("OMERO_TMPDIR", value);
+        let tempdir = ("OMERO_TEMPDIR", "/old");
+        let userdir = |value| ("OMERO_USERDIR", value);
+        let xdg = ("XDG_DATA_HOME", "/x");
+        let own = "/home/o/omero/tmp";
+        let cases = [
+            (vec![], vec![]),
+            (vec![home], vec![own]),
+            (vec![home, tmpdir("/t"), tempdir], vec!["/t", own]),
+            (vec![home, tmpdir(""), tempdir], vec!["/old/omero/tmp", own]),
+            (vec![home, userdir("/u")], vec!["/u/tmp"]),
             (
-                &[home, ("OMERO_TMPDIR", "/t"), ("OMERO_TEMPDIR", "/old")],
-                &["/t", "/home/o/omero/tmp", "/tmp/omero/tmp"],
+                vec![home, userdir("")],
+                vec!["/home/o/.local/share/omero/tmp"],
             ),
-            (
-                &[home, ("OMERO_TMPDIR", ""), ("OMERO_TEMPDIR", "/old")],
-                &["/old/omero/tmp", "/home/o/omero/tmp", "/tmp/omero/tmp"],
-            ),
-            (
-                &[home, ("OMERO_USERDIR", "/u")],
-                &["/u/tmp", "/tmp/omero/tmp"],
-            ),
-            (
-                &[home, ("OMERO_USERDIR", "")],
-                &["/home/o/.local/share/omero/tmp", "/tmp/omero/tmp"],
-            ),
-            (
-                &[home, ("OMERO_USERDIR", ""), ("XDG_DATA_HOME", "/x")],
-                &["/x/omero/tmp", "/tmp/omero/tmp"],
-            ),
+            (vec![home, userdir(""), xdg], vec!["/x/omero/tmp"]),
         ];
         for (variables, places) in cases {
-            assert_eq!(places_of(variables), places, "{variables:?}");
+            let places = [places, vec!["/tmp/omero/tmp"]].concat();
+            assert_eq!(places_of(&variables), places, "{variables:?}");
         }
     }
 
@@ -425,7 +419,7 @@ mod tests {
         fs::write(&file, "").unwrap();
         let bad = [file.clone(), PathBuf::from("/proc/omero")];
         let good = dir.path().join("good");
-        let places = [bad.as_slice(), &[good.clone()]].concat();
+        let places = [bad.as_slice(), std::slice::from_ref(&good)].concat();
         let temporary = Temporary::create_in(&places, "omero_me", PID).unwrap();
         assert!(temporary.path().starts_with(&good));
         let error = Temporary::create_in(&bad, "omero_me", PID)

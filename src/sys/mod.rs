@@ -8,6 +8,7 @@
 //! | [`lock`] | `flock`: one of each |
 //! | [`process`] | `/proc`, identity by boot id + pid + start time, pidfds |
 //! | [`marks`] | whose process it is, by a variable in its environment |
+//! | [`kin`] | everything that a process has started, and its end |
 //! | [`spawn`] | `fork` and `execve` |
 //! | [`reaper`] | `SIGCHLD` and `waitid` |
 //! | [`signals`] | signals as messages |
@@ -24,6 +25,7 @@
 pub(crate) mod allocation;
 pub mod clock;
 pub mod host;
+pub mod kin;
 pub mod lock;
 pub mod marks;
 pub mod memory;

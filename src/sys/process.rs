@@ -67,6 +67,14 @@ fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     })
 }
 
+/// Returns the ids of all processes, the kernel's order kept: rising, which with rare exceptions is that of their starts.
+pub fn pids() -> io::Result<Vec<u32>> {
+    let entries = fs::read_dir("/proc")?;
+    Ok(entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect())
+}
+
 /// Every process that can be seen, as of about now.
 #[derive(Debug, Clone, Default)]
 pub struct Table(HashMap<u32, Stat>);
@@ -74,9 +82,7 @@ pub struct Table(HashMap<u32, Stat>);
 impl Table {
     /// Reads the whole of `/proc`.
     pub fn read() -> io::Result<Self> {
-        let pids = fs::read_dir("/proc")?
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-        Ok(pids.filter_map(stat).collect())
+        Ok(pids()?.into_iter().filter_map(stat).collect())
     }
 
     /// Returns one of them.
