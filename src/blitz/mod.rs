@@ -18,7 +18,6 @@ mod properties;
 mod read_only;
 mod repository;
 mod requests;
-#[cfg_attr(not(test), expect(dead_code, reason = "nobody runs scripts yet"))]
 mod scripts;
 mod service;
 mod sessions;
@@ -27,6 +26,7 @@ mod tasks;
 mod temporary;
 mod throttle;
 mod values;
+mod workshop;
 
 pub use probe::Target as ProbeTarget;
 pub use properties::PropertiesError;
@@ -53,6 +53,7 @@ use login::Login;
 use properties::{Properties, Settings};
 use repository::Repository;
 use service::{Blitz, Parts};
+use workshop::Workshop;
 
 use crate::config::Paths;
 use crate::ipc::message::blitz::{BlitzLink, ReadOnlyReason};
@@ -268,12 +269,19 @@ async fn serve(
         Some(repository) => Some(repository::serve(repository).map_err(BlitzError::Data)?),
         None => None,
     };
+    let workshop = Workshop::new(&setup.settings, &setup.paths);
+    if setup.probe.is_some() {
+        let workshop = workshop.clone();
+        // Beside everything else: only scripts need it.
+        tokio::task::spawn_blocking(move || workshop.prepare().is_ok());
+    }
     let place = Place {
         run_dir,
         address,
         uuid: Uuid::new_v4().to_string(),
         reasons: guard.reasons(),
         repository: repository.clone(),
+        workshop,
         setup,
     };
     let living = async {
@@ -316,6 +324,7 @@ struct Place {
     uuid: String,
     reasons: watch::Receiver<ReadOnlyReason>,
     repository: Option<Arc<Repository>>,
+    workshop: Arc<Workshop>,
 }
 
 impl Place {
@@ -359,6 +368,7 @@ impl Place {
             read_only: self.reasons.clone(),
             repository: self.repository.clone(),
             images,
+            workshop: self.workshop.clone(),
         });
         blitz.resume(adopted).await;
         blitz.set_draining(draining);

@@ -197,6 +197,10 @@ pub(crate) struct Settings {
     pub(crate) memo_local_dir: Option<PathBuf>,
     /// `omero.pixeldata.memoizer_wait`: what is read in less time gets no memo file.
     pub(crate) memo_wait: Duration,
+    /// `omero.grid.scripts.dir`: where scripts are, relative to OMERODIR.
+    pub(crate) scripts_dir: PathBuf,
+    /// `omero.grid.script.timeout`: how long a script may run.
+    pub(crate) script_timeout: Duration,
     /// Every property, for those who may see it.
     pub(crate) all: BTreeMap<String, String>,
     /// `omero.grid.internal_agents`: what services call themselves when they open sessions for themselves.
@@ -299,6 +303,17 @@ impl Settings {
             memo_wait: properties
                 .milliseconds("omero.pixeldata.memoizer_wait", 0)
                 .map(Duration::from_millis)?,
+            scripts_dir: properties
+                .path("omero.grid.scripts.dir")
+                .unwrap_or_else(|| PathBuf::from("lib/scripts")),
+            script_timeout: properties
+                .number(
+                    "omero.grid.script.timeout",
+                    3600,
+                    30 * 86_400,
+                    "a whole number of seconds, at most 30 days",
+                )
+                .map(Duration::from_secs)?,
             all: properties.0.clone().into_iter().collect(),
             internal_agents: properties
                 .0

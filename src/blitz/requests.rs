@@ -95,7 +95,7 @@ impl Handler<BlitzLink> for Blitz {
                 authority,
                 vouched,
             } => self.file(action, authority, vouched).await,
-            Request::Script { .. } => Err(refused("scripts are not served yet")),
+            Request::Script { action, authority } => self.script(action, authority).await,
             Request::Value { action, authority } => self.value(action, authority).await,
         }
     }

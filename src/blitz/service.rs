@@ -20,6 +20,7 @@ use super::repository::{Repository, Standing};
 use super::sessions::{Absent, Ended, Now, Sessions, idle_before};
 use super::tasks::Tasks;
 use super::values::Values;
+use super::workshop::Workshop;
 use crate::config::Paths;
 use crate::ipc::message::blitz::{ReadOnly, ReadOnlyReason, Status};
 use crate::ipc::{Refusal, RefusalKind};
@@ -50,6 +51,7 @@ pub(crate) struct Blitz {
     pub(super) read_only: watch::Receiver<ReadOnlyReason>,
     pub(super) repository: Option<Arc<Repository>>,
     pub(super) images: Option<Arc<Images>>,
+    pub(super) workshop: Arc<Workshop>,
     pub(super) values: Values,
     pub(super) hub: Hub,
     pub(super) tasks: Tasks,
@@ -102,6 +104,7 @@ pub(super) struct Parts {
     pub(super) read_only: watch::Receiver<ReadOnlyReason>,
     pub(super) repository: Option<Arc<Repository>>,
     pub(super) images: Option<Arc<Images>>,
+    pub(super) workshop: Arc<Workshop>,
 }
 
 impl Blitz {
@@ -120,6 +123,7 @@ impl Blitz {
             read_only: parts.read_only,
             repository: parts.repository,
             images: parts.images,
+            workshop: parts.workshop,
             values: Values::default(),
             hub: Hub::default(),
             tasks: Tasks::default(),

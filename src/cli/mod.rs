@@ -17,6 +17,7 @@ mod node;
 mod omero;
 mod redirect;
 mod roles;
+mod script;
 mod secret;
 mod server;
 mod session;
@@ -82,6 +83,8 @@ enum Command {
     File(file::FileCommand),
     /// Show what kind of image a file is
     Image(file::ImageCommand),
+    /// List and run the scripts that a Blitz serves
+    Script(script::ScriptCommand),
     /// Add and list users, set passwords
     User(user::UserCommand),
     /// Read and change OMERO's configuration store, etc/grid/config.xml
@@ -210,6 +213,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Session(args) => session::run(&context, args).await,
             Command::File(args) => file::run(&context, args).await,
             Command::Image(args) => file::image(&context, args).await,
+            Command::Script(args) => script::run(&context, args).await,
             Command::User(args) => user::run(&context, args).await,
             Command::Logs(args) => logs::run(&context, args).await,
             Command::Completions(args) => {

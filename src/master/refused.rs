@@ -71,7 +71,7 @@ pub(super) fn words(request: &Request) -> Option<String> {
             },
             blitz::Request::Script { action, .. } => match action {
                 ScriptAction::Run { path, .. } => format!("script run {path}"),
-                ScriptAction::List => return None,
+                _ => return None,
             },
             blitz::Request::Value {
                 action: ValueAction::Set { key, .. } | ValueAction::SetIf { key, .. },

@@ -7,13 +7,35 @@
 use super::handler::{ClientHandler, reports, strange};
 use crate::ipc::message::blitz::{self, Vouched};
 use crate::ipc::message::client::Reply;
+use crate::ipc::message::data::ScriptAction;
 use crate::ipc::{Refusal, RefusalKind};
 use crate::model::ServerId;
+
+/// Returns the server that a script runs on which is meant.
+fn runs_on(request: &blitz::Request) -> Option<&str> {
+    match request {
+        blitz::Request::Script {
+            action: ScriptAction::Wait { server, .. } | ScriptAction::End { server, .. },
+            ..
+        } => Some(server),
+        _ => None,
+    }
+}
 
 impl ClientHandler {
     pub(super) async fn carry_out(&self, request: blitz::Request) -> Result<Reply, Refusal> {
         let session = request.authority().and_then(blitz::Authority::session);
         let reply = match session {
+            // Where it runs it is known, whatever has become of the session.
+            _ if let Some(server) = runs_on(&request) => {
+                self.ask(&server.parse().map_err(|_| strange())?, request.clone())
+                    .await?
+            }
+            Some(session) if request.takes_long() => {
+                let look = blitz::Request::KeepAlive { session };
+                let (server, _) = self.reach(session, &look).await?;
+                self.ask(&server, request.clone()).await?
+            }
             Some(session) => self.reach(session, &request).await?.1,
             None => self.ask(&self.able(&request)?, request.clone()).await?,
         };

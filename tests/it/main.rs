@@ -18,6 +18,7 @@ mod omero_name;
 mod read_only;
 mod reconnect;
 mod rolling;
+mod scripts;
 mod sessions;
 mod sockets;
 mod start;

@@ -18,7 +18,6 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 pub(crate) use catalogue::Catalogue;
-#[cfg_attr(not(test), expect(unused_imports, reason = "nobody runs scripts yet"))]
 pub(crate) use run::{End, Finished, Running};
 
 use crate::sys::spawn::SpawnError;
@@ -151,7 +150,7 @@ pub(crate) enum ScriptError {
 pub(crate) struct Settings {
     /// Where they are: `lib/scripts` in OMERODIR.
     pub(crate) dir: PathBuf,
-    /// How long one may run: `omero.scripts.timeout`.
+    /// How long one may run: `omero.grid.script.timeout`.
     pub(crate) limit: Duration,
     /// The launchers in [`KINDS`]' order.
     launchers: [String; KINDS.len()],

@@ -137,7 +137,7 @@ pub enum Request {
         #[serde(default)]
         vouched: Option<Vouched>,
     },
-    /// Something with scripts: [`Reply::Scripts`] or [`Reply::ScriptEnded`].
+    /// Something with scripts: [`Reply::Scripts`], [`Reply::ScriptRuns`], [`Reply::ScriptEnded`] or [`Reply::Done`].
     Script {
         action: ScriptAction,
         authority: Authority,
@@ -163,6 +163,11 @@ impl Request {
             | Self::Value { authority, .. } => Some(authority),
             _ => None,
         }
+    }
+
+    /// Returns whether its answer may take as long as it likes.
+    pub fn takes_long(&self) -> bool {
+        matches!(self, Self::File { .. } | Self::Script { .. })
     }
 
     /// Returns whether it changes something that a read-only Blitz does not.
@@ -308,6 +313,12 @@ pub enum Reply {
     },
     Scripts {
         scripts: Vec<ScriptView>,
+        more: bool,
+    },
+    /// A script runs, on this server.
+    ScriptRuns {
+        run: String,
+        server: String,
     },
     ScriptEnded(ScriptEnd),
     Values {

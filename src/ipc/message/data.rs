@@ -41,11 +41,15 @@ pub enum FileAction {
 pub enum ScriptAction {
     /// Every script.
     List,
-    /// Runs one to its end.
+    /// Begins to run one.
     Run {
         path: String,
         arguments: Vec<(String, String)>,
     },
+    /// Waits for the end of one, in turns; one that nobody waits for is ended.
+    Wait { run: String, server: String },
+    /// Ends one, with everything that it has started.
+    End { run: String, server: String },
 }
 
 /// What is done with configuration values (`omero.md` §3.4).
