@@ -82,7 +82,7 @@ impl Blitz {
     /// Notes in memory a session that has become one's own. That of a Blitz that was away has not aged meanwhile.
     fn take_up(&self, row: SessionRow, was_mine: bool) {
         let uuid = row.uuid;
-        let internal = self.settings.is_internal(&row.event, &row.agent);
+        let internal = self.settings().is_internal(&row.event, &row.agent);
         let added = self.with_sessions(|sessions, now| {
             let idle_ms = if was_mine {
                 now.wall_ms.saturating_sub(row.last_access_ms)
@@ -223,7 +223,7 @@ impl Blitz {
 
     /// Returns a session as it is told to others, from its row.
     pub(super) fn view(&self, row: SessionRow) -> Session {
-        let internal = self.settings.is_internal(&row.event, &row.agent);
+        let internal = self.settings().is_internal(&row.event, &row.agent);
         Session {
             uuid: row.uuid,
             user: row.user,

@@ -6,7 +6,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::Paths;
+use crate::config::{Paths, is_live};
 use crate::store::{ChoiceError, StoreChoice};
 
 /// The largest properties file, in bytes.
@@ -82,6 +82,7 @@ impl Properties {
                 properties.insert(name, value);
             }
         }
+        override_for(KIND, &mut properties);
         Self(properties)
     }
 
@@ -138,6 +139,22 @@ impl Properties {
             }),
         }
     }
+}
+
+/// What kind of server a Blitz is: `KEY.blitz` is its own value of `KEY` (`omero.md` §5.6).
+const KIND: &str = "blitz";
+
+/// Lets every `KEY.kind` take the place of `KEY`. The settings of Java virtual machines have such names of their own.
+fn override_for(kind: &str, properties: &mut HashMap<String, String>) {
+    let own: Vec<(String, String)> = properties
+        .iter()
+        .filter(|(name, _)| !name.starts_with("omero.jvmcfg."))
+        .filter_map(|(name, value)| {
+            let key = name.strip_suffix(kind)?.strip_suffix('.')?;
+            Some((key.to_owned(), value.clone()))
+        })
+        .collect();
+    properties.extend(own);
 }
 
 /// OMERO's event type of what a service does for itself.
@@ -294,6 +311,20 @@ impl Settings {
         })
     }
 
+    /// Returns the settings with other values for what may change while the Blitz runs.
+    pub(crate) fn with(&self, live: BTreeMap<String, String>) -> Result<Self, PropertiesError> {
+        let mut all: HashMap<String, String> = self.all.clone().into_iter().collect();
+        all.retain(|name, _| !is_live(name));
+        all.extend(live);
+        override_for(KIND, &mut all);
+        let fresh = Self::of(&Properties(all))?;
+        // What is not live stays what it was when the Blitz began.
+        Ok(Self {
+            store: self.store.clone(),
+            ..fresh
+        })
+    }
+
     /// Returns where the repository is; `None` if there is none.
     pub(crate) fn repository(&self, paths: &Paths) -> Option<Places> {
         let data = paths.dir().join(self.data_dir.as_ref()?);
@@ -410,6 +441,20 @@ mod tests {
             (1, 3000)
         );
         assert!(settings.password_required);
+    }
+
+    #[test]
+    fn every_key_of_this_kind_of_server_takes_the_place_of_the_other() {
+        let text = "omero.sessions.timeout=1\nomero.sessions.timeout.blitz=2\nomero.sessions.maximum.blitz=3\n\
+            omero.sessions.maximum=4\nomero.sessions.timeout.indexer=5\nomero.jvmcfg.percent.blitz=6";
+        let settings = Settings::of(&Properties::parse(text)).unwrap();
+        assert_eq!((settings.idle_ms, settings.live_ms), (2, 3));
+        assert!(!settings.all.contains_key("omero.jvmcfg.percent"));
+        let live = BTreeMap::from([("omero.sessions.maximum".to_owned(), "7".to_owned())]);
+        let changed = settings.with(live).unwrap();
+        assert_eq!((changed.idle_ms, changed.live_ms), (600_000, 7));
+        let wrong = BTreeMap::from([("omero.sessions.maximum".to_owned(), "soon".to_owned())]);
+        assert!(settings.with(wrong).is_err());
     }
 
     #[test]

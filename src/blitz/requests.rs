@@ -89,6 +89,7 @@ impl Handler<BlitzLink> for Blitz {
                 let limit = limit.clamp(1, MAX_PAGE) as usize;
                 self.close_idlest(Some(&user), limit, Reason::Closed).await
             }
+            Request::Configure { properties } => self.configure(properties).map(|()| Reply::Done),
             Request::File {
                 action,
                 authority,
@@ -135,6 +136,7 @@ fn concerns_sessions(request: &Request) -> bool {
         | Request::SetPassword { .. }
         | Request::Users { .. }
         | Request::Drain { .. }
+        | Request::Configure { .. }
         | Request::File { .. }
         | Request::Script { .. }
         | Request::Value { .. }
@@ -145,7 +147,7 @@ fn concerns_sessions(request: &Request) -> bool {
 impl Blitz {
     async fn create(self: Arc<Self>, create: Create) -> Result<Reply, Refusal> {
         let (time_to_idle_ms, time_to_live_ms) = self
-            .settings
+            .settings()
             .limits(create.time_to_idle_ms, create.time_to_live_ms)
             .map_err(refused)?;
         if create.token.as_ref().is_some_and(|t| t.len() > MAX_TEXT) {
@@ -180,7 +182,7 @@ impl Blitz {
 
     async fn open(self: &Arc<Self>, row: SessionRow) -> Result<Reply, Refusal> {
         let (uuid, user_id) = (row.uuid, row.user_id);
-        let internal = self.settings.is_internal(&row.event, &row.agent);
+        let internal = self.settings().is_internal(&row.event, &row.agent);
         let _admission = match self.admit(internal) {
             Ok(admission) => admission,
             // What was opened before may be asked for again all the same.
@@ -193,7 +195,7 @@ impl Blitz {
         };
         let write = Write::Open {
             row: row.clone(),
-            max_user: self.settings.max_user.filter(|_| !internal),
+            max_user: self.settings().max_user.filter(|_| !internal),
         };
         match self.commit_one(write).await? {
             Outcome::TokenUsed(found) => self.repeated(user_id, *found).await,

@@ -3,7 +3,8 @@
 //! Memory follows the store: a session opens, is joined and is closed in memory once that is committed. Only a time-out takes effect in
 //! memory first, so that a session whose time is over never answers; its end is owed to the store until it is written.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -24,6 +25,7 @@ use crate::ipc::message::blitz::{ReadOnly, ReadOnlyReason, Status};
 use crate::ipc::{Refusal, RefusalKind};
 use crate::model::{Accepting, ServerId, SessionId};
 use crate::store::{Adopted, CallError, Outcome, Reason, SessionRow, StoreHandle, Write};
+use crate::telemetry::chain;
 
 /// How long accesses gather before they are written, and how long a failing store is left alone.
 const FLUSH: Duration = Duration::from_secs(10);
@@ -39,7 +41,7 @@ pub(crate) struct Blitz {
     /// Drawn at each start of the process.
     pub(super) uuid: String,
     pub(super) paths: Paths,
-    pub(super) settings: Settings,
+    settings: RwLock<Arc<Settings>>,
     pub(super) clock: Clock,
     pub(super) store: StoreHandle,
     pub(super) lease: Lease,
@@ -110,7 +112,7 @@ impl Blitz {
             server: parts.server,
             uuid: parts.uuid,
             paths: parts.paths,
-            settings: parts.settings,
+            settings: RwLock::new(Arc::new(parts.settings)),
             clock: parts.clock,
             store: parts.store,
             lease: parts.lease,
@@ -138,7 +140,7 @@ impl Blitz {
             let mut core = self.core();
             for row in adopted.sessions {
                 let idle = idle_before(&row, end.unwrap_or(row.last_access_ms));
-                let internal = self.settings.is_internal(&row.event, &row.agent);
+                let internal = self.settings().is_internal(&row.event, &row.agent);
                 core.sessions.insert(row, internal, idle, now);
             }
             core.sessions.expire(now)
@@ -152,6 +154,28 @@ impl Blitz {
             info!(server = %self.server, resumed, timed_out = ended.len(), "took up sessions");
         }
         self.timed_out(ended).await;
+    }
+
+    /// Returns the settings as they are now.
+    pub(super) fn settings(&self) -> Arc<Settings> {
+        let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
+        settings.clone()
+    }
+
+    /// Takes other values for what may change while it runs; what began with the old ones keeps them.
+    pub(super) fn configure(&self, live: BTreeMap<String, String>) -> Result<(), Refusal> {
+        let mut settings = self
+            .settings
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let changed = settings
+            .with(live)
+            .map_err(|error| Refusal::new(RefusalKind::Invalid, chain(&error)))?;
+        if **settings != changed {
+            info!(server = %self.server, "took up changed properties");
+            *settings = Arc::new(changed);
+        }
+        Ok(())
     }
 
     /// Returns how the Blitz is.
@@ -305,7 +329,7 @@ impl Blitz {
     /// Notes in memory that a session is open, and tells it.
     pub(super) fn opened(&self, row: SessionRow) {
         let uuid = row.uuid;
-        let internal = self.settings.is_internal(&row.event, &row.agent);
+        let internal = self.settings().is_internal(&row.event, &row.agent);
         self.with_sessions(|sessions, now| sessions.insert(row, internal, Duration::ZERO, now));
         debug!(server = %self.server, session = %uuid, "opened a session");
         self.hub.opened(uuid);
@@ -480,7 +504,7 @@ impl Blitz {
         }
         if !internal {
             let users = core.sessions.of_users() as u64 + core.opening;
-            if let Some(max) = self.settings.max_sessions.filter(|max| users >= *max) {
+            if let Some(max) = self.settings().max_sessions.filter(|max| users >= *max) {
                 let message = format!(
                     "{} has {users} sessions; omero.grid.sessions.max is {max}",
                     self.server

@@ -171,13 +171,15 @@ impl Blitz {
         if key == RUNTIME[1] {
             return Some(reasons.repo.is_some().to_string());
         }
+        let settings = self.settings();
         let set = self.values.0.lock().unwrap_or_else(PoisonError::into_inner);
-        set.get(key).or_else(|| self.settings.all.get(key)).cloned()
+        set.get(key).or_else(|| settings.all.get(key)).cloned()
     }
 
     fn known_keys(&self) -> Vec<String> {
         let set = self.values.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let configured = self.settings.all.keys().chain(set.keys());
+        let settings = self.settings();
+        let configured = settings.all.keys().chain(set.keys());
         let mut keys: Vec<String> = configured
             .filter(|key| key.starts_with("omero."))
             .cloned()
@@ -217,7 +219,8 @@ impl Blitz {
         if_current: impl FnOnce(Option<&str>) -> bool,
     ) -> Result<Reply, Refusal> {
         let mut set = self.values.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = set.get(&key).or_else(|| self.settings.all.get(&key));
+        let settings = self.settings();
+        let current = set.get(&key).or_else(|| settings.all.get(&key));
         if !if_current(current.map(String::as_str)) {
             return Ok(Reply::Changed { changed: false });
         }

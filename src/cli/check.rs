@@ -84,6 +84,7 @@ impl DescriptorArgs {
             strict: self.strict,
             others,
             profile: None,
+            explain: None,
         }
     }
 

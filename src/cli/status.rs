@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::context::{Context, Grid};
 use super::failure::{Failure, code};
 use super::leftovers;
-use crate::ipc::message::client::{DrainStatus, GridStatus, NodeStatus, Then};
+use crate::ipc::message::client::{ConfigurationStatus, DrainStatus, GridStatus, NodeStatus, Then};
 use crate::ipc::message::node::{Goal, ServerReport};
 use crate::model::{Accepting, Activation, ExitStatus, NodeState, ServerState};
 use crate::sys::clock;
@@ -116,6 +116,10 @@ pub(crate) fn document(status: &GridStatus) -> Value {
             "waiting": rollout.waiting,
             "failed": rollout.failed,
         })),
+        "configuration": {
+            "differs": status.configuration.differs,
+            "error": status.configuration.error,
+        },
         "missing": status.missing,
         "stopping": status.stopping,
     })
@@ -211,6 +215,28 @@ fn in_time(at: u64, now: u64) -> String {
 }
 
 /// Returns what is wrong, in words; empty if nothing is.
+/// Says in words that the configuration on disk is another one.
+fn differences(configuration: &ConfigurationStatus) -> Option<String> {
+    const SHOWN: usize = 5;
+    if let Some(error) = &configuration.error {
+        return Some(format!(
+            "{error}; the grid goes on with the configuration that it has"
+        ));
+    }
+    let keys = &configuration.differs;
+    let (count, verb) = match keys.len() {
+        0 => return None,
+        1 => ("1 key".to_owned(), "differs"),
+        n => (format!("{n} keys"), "differ"),
+    };
+    let shown = keys.iter().take(SHOWN).cloned().collect::<Vec<_>>();
+    let more = if keys.len() > SHOWN { ", …" } else { "" };
+    Some(format!(
+        "{count} {verb} on disk: {}{more}; `omero-grid reload` applies what is in etc/grid/config.xml",
+        shown.join(", ")
+    ))
+}
+
 fn wrongs(status: &GridStatus) -> Vec<String> {
     let mut wrongs = Vec::new();
     for node in &status.nodes {
@@ -248,6 +274,7 @@ fn wrongs(status: &GridStatus) -> Vec<String> {
             "the rolling restart stands still: {why}; `omero-grid restart --rolling --continue` or `--abort`"
         ));
     }
+    wrongs.extend(differences(&status.configuration));
     wrongs.extend(status.redirector.warnings.iter().cloned());
     let mut servers = status.nodes.iter().flat_map(|node| &node.servers);
     if status.redirector.policy == "configRedirector"

@@ -1,6 +1,6 @@
 //! What a site configured: where its files are, and what its configuration store says.
 
-mod keys;
+pub mod keys;
 mod paths;
 mod profile;
 mod store;

@@ -22,6 +22,8 @@ pub(crate) mod xml;
 
 use std::path::PathBuf;
 
+use crate::model::ServerId;
+
 pub use application::*;
 pub use command::{command, environment};
 pub use deployment::{
@@ -52,9 +54,29 @@ pub struct Request {
     pub strict: bool,
     /// What the other applications of the grid have.
     pub others: Others,
-    /// The active profile of the configuration store, laid at the end of property set `Profile` unless the descriptor
+    /// The active profile of the configuration store, laid at the beginning of property set `Profile` unless the descriptor
     /// includes the store itself. Values are taken literally.
     pub profile: Option<Vec<Property>>,
+    /// A property whose every value is to be told with its origin ([`Loaded::origins`]).
+    pub explain: Option<String>,
+}
+
+/// The kinds of servers that may have their own value of a key, as `KEY.KIND` (`omero.md` §3.1).
+pub const KINDS: [&str; 4] = ["blitz", "indexer", "pixeldata", "repository"];
+
+/// A value that a server's properties have for the key of [`Request::explain`], or for `KEY.KIND`. Later ones are stronger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The server.
+    pub server: ServerId,
+    /// The key as it is written.
+    pub name: String,
+    /// The value.
+    pub value: String,
+    /// The property set that it is in; `None` for one of the server or its template.
+    pub set: Option<String>,
+    /// Where it is written, as `file:line:column`; `None` for the active profile.
+    pub place: Option<String>,
 }
 
 /// A descriptor that holds.
@@ -68,6 +90,8 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
     /// The files that were read, the descriptor first.
     pub files: Vec<PathBuf>,
+    /// Where the values of [`Request::explain`] come from, of each server in the order in which they count.
+    pub origins: Vec<Origin>,
 }
 
 /// Reads, expands and checks a descriptor.
@@ -91,14 +115,22 @@ pub fn load(source: &dyn Source, request: &Request) -> Result<Loaded, Diagnostic
     if let Some(profile) = &request.profile {
         lay_profile(&mut application, profile);
     }
-    let deployment = expand::expand(
-        &application,
-        source,
-        &request.others,
-        request.strict,
-        &gaps,
-        &mut report,
-    );
+    let options = expand::Options {
+        others: &request.others,
+        strict: request.strict,
+        explain: request.explain.as_deref(),
+    };
+    let (deployment, found) = expand::expand(&application, source, &options, &gaps, &mut report);
+    let origins = found
+        .into_iter()
+        .map(|found| Origin {
+            set: set_at(&application, found.at),
+            place: report.place(found.at).filter(|_| found.at.is_some()),
+            server: found.server,
+            name: found.name,
+            value: found.value,
+        })
+        .collect();
     let files = report.files();
     let failed = report.has_errors();
     let diagnostics = report.finish();
@@ -110,10 +142,27 @@ pub fn load(source: &dyn Source, request: &Request) -> Result<Loaded, Diagnostic
         deployment,
         warnings: diagnostics.0,
         files,
+        origins,
     })
 }
 
-/// Adds the active profile to property set `Profile`, unless `config.xml` was included and has brought its own.
+/// Returns the named property set that has a value written at this place; what is written nowhere is the profile's.
+fn set_at(application: &Application, at: text::Pos) -> Option<String> {
+    if !at.is_some() {
+        return Some("Profile".to_owned());
+    }
+    let nodes = application.nodes.values();
+    let sets = nodes
+        .flat_map(|node| &node.property_sets)
+        .chain(&application.property_sets);
+    let mut sets = sets.filter(|(_, named)| {
+        let mut properties = named.set.properties.iter();
+        properties.any(|(_, value)| value.at() == at)
+    });
+    sets.next().map(|(id, _)| id.clone())
+}
+
+/// Puts the active profile at the beginning of property set `Profile`, unless `config.xml` was included and has brought its own.
 fn lay_profile(application: &mut Application, profile: &[Property]) {
     if application.property_sets.contains_key("__ACTIVE__") {
         return;
@@ -121,11 +170,11 @@ fn lay_profile(application: &mut Application, profile: &[Property]) {
     if let Some(named) = application.property_sets.get_mut("Profile") {
         // A value of the store is no text of a descriptor: `${…}` in it means itself.
         let literal = |text: &String| Text::new(variables::escape(text));
-        named.set.properties.extend(
-            profile
-                .iter()
-                .map(|(name, value)| (literal(name), literal(value))),
-        );
+        let laid = profile
+            .iter()
+            .map(|(name, value)| (literal(name), literal(value)));
+        // What is written into the set by hand is stronger, as where IceGrid resolves the reference (`omero.md` §3.1).
+        named.set.properties.splice(0..0, laid);
     }
 }
 

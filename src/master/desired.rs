@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::descriptor::{Deployment, PlacedServer};
+use crate::descriptor::{Deployment, PlacedServer, Property};
 use crate::ipc::message::client::{DescriptorSource, Then};
 use crate::ipc::message::node::{Assigned, Assignment, Goal, is_to_run};
 use crate::model::{NodeName, ServerId};
@@ -20,6 +20,9 @@ pub(crate) struct Deployed {
     pub(crate) source: DescriptorSource,
     /// What it means.
     pub(crate) deployment: Deployment,
+    /// The properties of the site's configuration that are in it.
+    #[serde(default)]
+    pub(crate) profile: Vec<Property>,
 }
 
 /// Which nodes `start` was told to start.

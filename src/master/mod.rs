@@ -3,6 +3,7 @@
 #![doc = include_str!("LIFECYCLE.md")]
 
 mod allocation;
+mod configuration;
 mod core;
 mod desired;
 mod directory;
@@ -305,6 +306,10 @@ impl Master {
         });
         let mut front = Front::open(self.listener, handler.clone());
         tasks.spawn(obey_signals(signals, commands.clone()));
+        tasks.spawn(configuration::watch(
+            paths.dir().to_owned(),
+            commands.clone(),
+        ));
         if let Some(source) = self.later {
             tasks.spawn(deploy_later(source, shared.clone(), commands.clone()));
         }

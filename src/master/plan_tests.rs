@@ -53,6 +53,7 @@ fn deployed(xml: &str) -> Deployed {
         order: 0,
         source: DescriptorSource::default(),
         deployment: loaded.deployment,
+        profile: Vec::new(),
     }
 }
 

@@ -41,7 +41,12 @@ pub(crate) struct Blitzes {
     sessions: broadcast::Sender<Sessions>,
     /// Those that are to take no new sessions.
     draining: watch::Sender<BTreeSet<ServerId>>,
+    /// What each may be told of its properties while it runs.
+    properties: watch::Sender<BTreeMap<ServerId, Properties>>,
 }
+
+/// The properties that a running Blitz is told.
+type Properties = BTreeMap<String, String>;
 
 impl Blitzes {
     /// Makes an empty list.
@@ -50,6 +55,7 @@ impl Blitzes {
             clients: Mutex::default(),
             sessions: broadcast::Sender::new(BACKLOG),
             draining: watch::Sender::default(),
+            properties: watch::Sender::default(),
         }
     }
 
@@ -67,6 +73,15 @@ impl Blitzes {
         self.draining.send_if_modified(|draining| {
             let differs = *draining != ids;
             *draining = ids;
+            differs
+        });
+    }
+
+    /// Says what the Blitzes may be told of their properties; those that are connected are told at once.
+    pub(crate) fn configure(&self, properties: BTreeMap<ServerId, Properties>) {
+        self.properties.send_if_modified(|known| {
+            let differs = *known != properties;
+            *known = properties;
             differs
         });
     }
@@ -180,6 +195,7 @@ async fn keep(context: Arc<Context>, id: ServerId) {
                 tokio::select! {
                     () = hear(&context, &id, events) => {}
                     () = tell(&context, &id, &client) => {}
+                    () = tell_properties(&context, &id, &client) => {}
                 }
                 context.blitzes.clients().remove(&id);
                 context.board.put_blitz(&id, None);
@@ -214,6 +230,34 @@ async fn tell(context: &Context, id: &ServerId, client: &Client<BlitzLink>) {
             }
         }
         if ids.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Tells a Blitz those properties that may change while it runs, at first and whenever they change; ends with the connection.
+async fn tell_properties(context: &Context, id: &ServerId, client: &Client<BlitzLink>) {
+    let mut all = context.blitzes.properties.subscribe();
+    let mut told = None;
+    loop {
+        let properties = all.borrow_and_update().get(id).cloned();
+        if told != properties
+            && let Some(properties) = properties
+        {
+            let request = Request::Configure {
+                properties: properties.clone(),
+            };
+            match client.call(&request).await {
+                Ok(_) => {}
+                Err(CallError::Refused(refusal)) => {
+                    warn!(server = %id, %refusal, "a Blitz does not take its changed properties");
+                }
+                // Its events end too.
+                Err(_) => return std::future::pending().await,
+            }
+            told = Some(properties);
+        }
+        if all.changed().await.is_err() {
             return std::future::pending().await;
         }
     }

@@ -13,6 +13,8 @@ use super::server::record::Record;
 use super::server::step::Leaving;
 use super::server::sweep::Belongings;
 use super::server::task::{Actor, Found, Handle};
+use crate::config;
+use crate::descriptor::ServerDescriptor;
 use crate::ipc::message::node::{Assigned, Assignment};
 use crate::ipc::{Refusal, RefusalKind};
 use crate::model::ServerId;
@@ -38,6 +40,15 @@ pub(crate) struct Supervisor {
 struct Server {
     handle: Handle,
     assigned: Assigned,
+}
+
+/// Returns the properties that a running process may be told, the last of a name.
+fn live_properties(descriptor: &ServerDescriptor) -> BTreeMap<String, String> {
+    let properties = descriptor.property_set.properties.iter();
+    properties
+        .filter(|(name, _)| config::is_live(name.strip_suffix(".blitz").unwrap_or(name)))
+        .cloned()
+        .collect()
 }
 
 /// What the processes of an earlier node look like.
@@ -132,6 +143,14 @@ impl Supervisor {
                 .iter()
                 .filter(|server| server.draining)
                 .map(|server| server.id.clone())
+                .collect(),
+        );
+        self.context.blitzes.configure(
+            assignment
+                .servers
+                .iter()
+                .filter(|server| server.descriptor.is_builtin_blitz())
+                .map(|server| (server.id.clone(), live_properties(&server.descriptor)))
                 .collect(),
         );
         self.remove_others(&wanted).await;

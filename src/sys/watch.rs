@@ -72,8 +72,19 @@ pub struct Arrivals(AsyncFd<Fd>);
 impl Arrivals {
     /// Watches a directory from now on. Needs a running runtime.
     pub fn watch(dir: &Path) -> io::Result<Self> {
+        Self::of(dir, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO)
+    }
+
+    /// Watches a directory also for files that were written, or have gone.
+    pub fn and_writes(dir: &Path) -> io::Result<Self> {
+        let come = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+        let gone = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM;
+        Self::of(dir, come | gone | AddWatchFlags::IN_CLOSE_WRITE)
+    }
+
+    fn of(dir: &Path, events: AddWatchFlags) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        inotify.add_watch(dir, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO)?;
+        inotify.add_watch(dir, events)?;
         Ok(Self(readable(Fd(inotify))?))
     }
 

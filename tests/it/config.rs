@@ -162,3 +162,183 @@ fn secrets_are_kept_out_of_sight() {
         .mode();
     assert_eq!(mode & 0o777, 0o600);
 }
+
+#[test]
+fn a_live_value_reaches_running_blitzes_and_restarts_nothing() {
+    let grid = Grid::shipped();
+    grid.run("start descriptors/default.xml").ok();
+    let pid = grid.pid("Blitz-0");
+    let idle = |grid: &Grid| {
+        let created = grid.json("session create --user root --password-file var/root-password");
+        created["time_to_idle_ms"].as_u64().unwrap()
+    };
+    assert_eq!(idle(&grid), 600_000);
+    let set = grid.run("config set omero.sessions.timeout 123000").ok();
+    assert!(!set.stdout.contains("restart"), "{set:?}");
+    grid.wait("the new time-out", || {
+        (idle(&grid) == 123_000).then_some(())
+    });
+    // What only this kind of server has is stronger.
+    grid.run("config set omero.sessions.timeout.blitz 45000")
+        .ok();
+    grid.wait("the new time-out", || (idle(&grid) == 45_000).then_some(()));
+    assert_eq!(grid.pid("Blitz-0"), pid);
+    // A Blitz that is started anew has the same.
+    grid.run("server Blitz-0 restart").ok();
+    assert_eq!(idle(&grid), 45_000);
+    grid.run("config set omero.sessions.timeout.blitz").ok();
+    grid.wait("the value for all", || {
+        (idle(&grid) == 123_000).then_some(())
+    });
+}
+
+#[test]
+fn what_somebody_else_wrote_is_shown_and_applied_by_reload_only() {
+    let grid = Grid::shipped();
+    grid.run("config set omero.x 1").ok();
+    grid.run("start descriptors/default.xml").ok();
+    let differs = |grid: &Grid| grid.status()["configuration"]["differs"].clone();
+    assert_eq!(differs(&grid), serde_json::json!([]));
+    let before = grid.read("etc/grid/config.xml");
+    let text = before
+        .replace("name=\"omero.x\" value=\"1\"", "name=\"omero.x\" value=\"2\"")
+        .replace(
+            "<property name=\"omero.x\"",
+            "<property name=\"omero.sessions.timeout\" value=\"77000\" /><property name=\"omero.x\"",
+        );
+    assert_ne!(text, before);
+    grid.write("etc/grid/config.xml.new", &text);
+    std::fs::rename(
+        grid.path("etc/grid/config.xml.new"),
+        grid.path("etc/grid/config.xml"),
+    )
+    .unwrap();
+    grid.wait("the difference to be seen", || {
+        (differs(&grid) == serde_json::json!(["omero.sessions.timeout", "omero.x"])).then_some(())
+    });
+    let shown = grid.run("status").ok().stdout;
+    assert!(shown.contains("2 keys differ on disk"), "{shown}");
+    assert!(shown.contains("omero-grid reload"), "{shown}");
+    grid.run("reload").ok();
+    grid.wait("no difference", || {
+        (differs(&grid) == serde_json::json!([])).then_some(())
+    });
+    // A broken file changes nothing and is said.
+    grid.write("etc/grid/config.xml", "<icegrid><properties");
+    grid.wait("the damage to be seen", || {
+        grid.status()["configuration"]["error"].as_str().map(drop)
+    });
+    grid.run("reload").exits(4).says(&["config.xml"]);
+    grid.write("etc/grid/config.xml", &text);
+    grid.wait("no difference", || {
+        let configuration = &grid.status()["configuration"];
+        (configuration["error"].is_null() && configuration["differs"] == serde_json::json!([]))
+            .then_some(())
+    });
+}
+
+#[test]
+fn unlikely_settings_are_doubted_and_with_strict_refused() {
+    let grid = Grid::shipped();
+    for (words, says) in [
+        ("omero.sessions.timeout soon", "milliseconds"),
+        ("omero.sesions.timeout 1", "is omero.sessions.timeout meant"),
+        ("omero.cluster.read_only true", "deprecated"),
+    ] {
+        grid.run(&format!("config set --strict {words}"))
+            .exits(4)
+            .says(&[says, "nothing was stored"]);
+        assert_eq!(grid.json("config keys"), serde_json::json!([]), "{words}");
+        grid.run(&format!("config set {words}")).ok().says(&[says]);
+        let key = words.split(' ').next().unwrap();
+        grid.run(&format!("config set {key}")).ok();
+    }
+    let quiet = grid.run("config set omero.sessions.timeout 1000").ok();
+    assert_eq!(quiet.stderr, "");
+    grid.run_with("config load --strict", "omero.a=1\nomero.grid.weight=no\n")
+        .exits(4)
+        .says(&["omero.grid.weight"]);
+    assert_eq!(
+        grid.json("config keys"),
+        serde_json::json!(["omero.sessions.timeout"])
+    );
+    let table = grid.json("config parse");
+    let timeout = table.as_array().unwrap().iter();
+    let timeout = timeout
+        .clone()
+        .find(|key| key["key"] == "omero.sessions.timeout")
+        .unwrap();
+    assert_eq!(
+        (&timeout["default"], &timeout["live"]),
+        (&"600000".into(), &true.into())
+    );
+    let lines = grid.run("config parse --defaults").ok().stdout;
+    assert!(lines.contains("omero.sessions.timeout=600000\n"), "{lines}");
+}
+
+#[test]
+fn a_value_is_explained_from_its_default_to_what_counts() {
+    let application = r#"<icegrid><application name="A">
+        <properties id="Profile"><property name="omero.b" value="by hand"/></properties>
+        <properties id="Basics"><property name="omero.a" value="basics"/></properties>
+        <node name="n"><server id="Blitz-0" exe="omero-grid" activation="always"><option>blitz</option>
+            <properties>
+              <properties refid="Basics"/><properties refid="Profile"/>
+              <property name="omero.c" value="own"/>
+            </properties></server></node>
+        </application></icegrid>"#;
+    let grid = Grid::new(application);
+    for (key, value) in [
+        ("omero.a", "configured"),
+        ("omero.b", "configured"),
+        ("omero.c", "configured"),
+        ("omero.c.blitz", "of the kind"),
+        ("omero.sessions.timeout", "1000"),
+    ] {
+        grid.finish(&mut grid.command(&["config", "set", key, value]), "")
+            .ok();
+    }
+    grid.start();
+    let values = |key: &str| -> Vec<String> {
+        let explained = grid.json(&format!("config explain {key} --server Blitz-0"));
+        let chain = explained["servers"][0]["chain"].as_array().unwrap();
+        let values = chain
+            .iter()
+            .map(|step| step["value"].as_str().unwrap().to_owned());
+        values.collect()
+    };
+    assert_eq!(values("omero.a"), ["basics", "configured"]);
+    // What is written into Profile by hand beats the configuration, as with IceGrid.
+    assert_eq!(values("omero.b"), ["configured", "by hand"]);
+    assert_eq!(values("omero.c"), ["configured", "own", "of the kind"]);
+    let shown = grid.run("config explain omero.b").ok().stdout;
+    assert!(
+        shown.contains("→ by hand  property set Profile, "),
+        "{shown}"
+    );
+    assert!(shown.contains("grid.xml:2:"), "{shown}");
+    let explained = grid.json("config explain omero.sessions.timeout");
+    assert_eq!(
+        (
+            &explained["default"],
+            &explained["configured"],
+            &explained["live"]
+        ),
+        (&"600000".into(), &"1000".into(), &true.into())
+    );
+    grid.run("config explain omero.a --server Blitz-7").exits(3);
+    // And that is what the server has.
+    for (key, value) in [
+        ("omero.a", "configured"),
+        ("omero.b", "by hand"),
+        ("omero.c", "of the kind"),
+    ] {
+        let get = grid.run(&format!("config service get {key}")).ok();
+        assert_eq!(get.stdout.trim(), value, "{key}");
+    }
+    grid.run("config set omero.a other").ok();
+    let session = grid.session();
+    let explained = grid.json("config explain omero.a");
+    assert_eq!(explained["servers"][0]["value"], "other");
+    assert_ne!(session, "");
+}

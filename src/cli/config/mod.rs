@@ -1,7 +1,9 @@
 //! `omero-grid config`: OMERO's configuration store, with the subcommands of `omero config` (`omero.md` §3.3).
 
+mod explain;
 mod lines;
 mod lists;
+mod parse;
 mod service;
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
@@ -15,6 +17,7 @@ use super::deploy;
 use super::failure::{Failure, code};
 use crate::config::{ConfigError, ConfigStore, check_name, store_path};
 use crate::ipc::message::client::{Reply, Request};
+use crate::model::ServerId;
 use crate::store::write_private;
 use crate::telemetry::chain;
 
@@ -65,6 +68,9 @@ enum Command {
         /// Say what changed, for tools that manage configurations
         #[arg(long)]
         report: bool,
+        /// Refuse an unlikely key and a wrong value instead of warning
+        #[arg(long)]
+        strict: bool,
     },
     /// Add a value to the end of a list
     Append {
@@ -78,6 +84,9 @@ enum Command {
         /// Say what changed, for tools that manage configurations
         #[arg(long)]
         report: bool,
+        /// Refuse an unlikely key instead of warning
+        #[arg(long)]
+        strict: bool,
     },
     /// Take the first value that is equal away from a list
     Remove {
@@ -94,9 +103,16 @@ enum Command {
         /// The files, `-` for standard input [default: standard input]
         #[arg(value_name = "FILE")]
         files: Vec<PathBuf>,
+        /// Refuse unlikely keys and wrong values instead of warning
+        #[arg(long)]
+        strict: bool,
     },
     /// Change all settings in an editor: $VISUAL, else $EDITOR, else vi
-    Edit,
+    Edit {
+        /// Refuse unlikely keys and wrong values instead of warning
+        #[arg(long)]
+        strict: bool,
+    },
     /// Print the names of the profiles
     All,
     /// Print the name of the active profile, or make another one active
@@ -115,6 +131,19 @@ enum Command {
     Version,
     /// Print where the store is
     Path,
+    /// Show where the value of a key comes from, for each server
+    Explain {
+        /// The key
+        key: String,
+        /// Only for this server
+        #[arg(long, value_name = "ID")]
+        server: Option<ServerId>,
+        /// Print passwords too
+        #[arg(long)]
+        show_password: bool,
+    },
+    /// Print the properties that the grid knows, with type, default and what they are for
+    Parse(parse::ParseArgs),
     /// Ask a running Blitz for its values, or set them in it
     Service {
         #[command(subcommand)]
@@ -131,6 +160,12 @@ pub(crate) async fn run(context: &Context, args: ConfigArgs) -> Result<(), Failu
     let store = ConfigStore::new(path, profile);
     match args.command {
         Command::Service { service } => service::run(context, service).await,
+        Command::Explain {
+            key,
+            server,
+            show_password,
+        } => explain::explain(context, &key, server.as_ref(), show_password).await,
+        Command::Parse(args) => parse::parse(context, &args),
         Command::Get {
             keys,
             show_password,
@@ -153,6 +188,7 @@ pub(crate) async fn run(context: &Context, args: ConfigArgs) -> Result<(), Failu
             value,
             file,
             report,
+            strict,
         } => {
             let typed = value
                 .as_deref()
@@ -174,6 +210,9 @@ pub(crate) async fn run(context: &Context, args: ConfigArgs) -> Result<(), Failu
                     ),
                 )?;
             }
+            if let Some(value) = &value {
+                parse::examine(context, [(key.as_str(), value.as_str())], strict)?;
+            }
             store.set(&key, value.as_deref())?;
             say_changed(context, report, "set", &key, value.as_deref())?;
             apply(context, &store, &key, own).await
@@ -183,8 +222,11 @@ pub(crate) async fn run(context: &Context, args: ConfigArgs) -> Result<(), Failu
             value,
             set,
             report,
+            strict,
         } => {
             check_name(&key)?;
+            // Of a list only the key can be doubted before it is put together.
+            parse::examine(context, [(key.as_str(), "")], strict)?;
             let changed = store.change(|draft| -> Result<bool, Failure> {
                 let list = draft.get(&key);
                 if list.is_none() && key.starts_with("omero.web.") && key != "omero.web.apps" {
@@ -218,7 +260,7 @@ pub(crate) async fn run(context: &Context, args: ConfigArgs) -> Result<(), Failu
             say_changed(context, report, "remove", &key, Some(&value))?;
             apply(context, &store, &key, own).await
         }
-        Command::Load { files } => {
+        Command::Load { files, strict } => {
             let mut settings = Vec::new();
             let files = if files.is_empty() {
                 vec![PathBuf::from("-")]
@@ -228,6 +270,10 @@ pub(crate) async fn run(context: &Context, args: ConfigArgs) -> Result<(), Failu
             for file in &files {
                 settings.extend(lines::parse(&value_of(file)?)?);
             }
+            let pairs = settings
+                .iter()
+                .map(|(key, value)| (key.as_str(), value.as_str()));
+            parse::examine(context, pairs, strict)?;
             let overwrite = context.quiet;
             store.change(|draft| -> Result<(), Failure> {
                 for (key, value) in &settings {
@@ -244,8 +290,8 @@ pub(crate) async fn run(context: &Context, args: ConfigArgs) -> Result<(), Failu
             })?;
             apply(context, &store, "what was loaded", own).await
         }
-        Command::Edit => {
-            edit(&store)?;
+        Command::Edit { strict } => {
+            edit(context, &store, strict)?;
             apply(context, &store, "what was edited", own).await
         }
         Command::All => {
@@ -410,7 +456,7 @@ fn of_list(key: &str, error: &lists::ListError) -> Failure {
 }
 
 /// Has the settings changed in an editor, under the lock. A result that cannot be used changes nothing and is kept in its file.
-fn edit(store: &ConfigStore) -> Result<(), Failure> {
+fn edit(context: &Context, store: &ConfigStore, strict: bool) -> Result<(), Failure> {
     let editor = ["VISUAL", "EDITOR"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
@@ -447,7 +493,12 @@ fn edit(store: &ConfigStore) -> Result<(), Failure> {
             )
             .hint(format!("what you wrote is in {}", file.display()))
         })?;
-        let kept = draft.properties().into_iter();
+        // Only what is new: whoever kept a value has been told before.
+        let before = draft.properties();
+        let fresh = settings.iter().filter(|setting| !before.contains(setting));
+        let fresh = fresh.map(|(key, value)| (key.as_str(), value.as_str()));
+        parse::examine(context, fresh, strict)?;
+        let kept = before.into_iter();
         let mut all: Vec<_> = kept.filter(|(key, _)| left_out.contains(key)).collect();
         all.retain(|(key, _)| !settings.iter().any(|(other, _)| other == key));
         all.extend(settings);

@@ -23,24 +23,42 @@ use super::parse::Gaps;
 use super::source::Source;
 use super::text::{Pos, Text};
 use super::variables::{Budget, Scope};
+use crate::model::ServerId;
 
 pub use self::checks::Others;
+
+/// How to expand.
+pub(super) struct Options<'o> {
+    pub(super) others: &'o Others,
+    pub(super) strict: bool,
+    /// A property whose every value is to be returned with its place.
+    pub(super) explain: Option<&'o str>,
+}
+
+/// A value of the property that is explained.
+pub(super) struct Found {
+    pub(super) server: ServerId,
+    pub(super) name: String,
+    pub(super) value: String,
+    pub(super) at: Pos,
+}
 
 /// Expands an application; faults go to the report.
 pub(super) fn expand(
     application: &Application,
     source: &dyn Source,
-    others: &Others,
-    strict: bool,
+    options: &Options<'_>,
     gaps: &Gaps,
     report: &mut Report,
-) -> Deployment {
+) -> (Deployment, Vec<Found>) {
     let budget = Budget::default();
     let mut expander = Expander {
         app: application,
         source,
-        others,
-        strict,
+        others: options.others,
+        strict: options.strict,
+        explain: options.explain,
+        found: Vec::new(),
         gaps,
         report,
         budget: &budget,
@@ -56,7 +74,7 @@ pub(super) fn expand(
         expander.node(name, node);
     }
     expander.check();
-    expander.deployment
+    (expander.deployment, expander.found)
 }
 
 /// The scope of a text together with the words for it.
@@ -75,6 +93,8 @@ struct Expander<'x> {
     source: &'x dyn Source,
     others: &'x Others,
     strict: bool,
+    explain: Option<&'x str>,
+    found: Vec<Found>,
     gaps: &'x Gaps,
     report: &'x mut Report,
     budget: &'x Budget,

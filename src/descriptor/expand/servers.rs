@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::properties::{Prop, Sets};
-use super::{Context, Defined, Expander};
+use super::{Context, Defined, Expander, Found};
+use crate::descriptor::KINDS;
 use crate::descriptor::application::ServerInstanceDescriptor;
 use crate::descriptor::deployment::PlacedServer;
 use crate::descriptor::diagnostic::Fault;
@@ -232,6 +233,22 @@ impl Expander<'_> {
             if let Some(last) = properties.iter().rev().find(|p| p.name == list) {
                 self.known.lists.push((server_id.clone(), last.clone()));
             }
+        }
+        if let Some(key) = self.explain {
+            let of_kind = |name: &str| match name.strip_prefix(key) {
+                Some("") => true,
+                Some(rest) => KINDS
+                    .iter()
+                    .any(|kind| rest.strip_prefix('.') == Some(kind)),
+                None => false,
+            };
+            let found = properties.iter().filter(|property| of_kind(&property.name));
+            self.found.extend(found.map(|property| Found {
+                server: server_id.clone(),
+                name: property.name.clone(),
+                value: property.value.clone(),
+                at: property.at,
+            }));
         }
         descriptor.property_set.properties = properties.into_iter().map(Prop::into_pair).collect();
         let Some(node) = node else { return };

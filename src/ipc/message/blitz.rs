@@ -1,5 +1,7 @@
 //! Node ↔ built-in Blitz: sessions and users. The master reaches a Blitz through its node with the same messages.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::data::{
@@ -110,6 +112,10 @@ pub enum Request {
     Give { session: SessionId, to: String },
     /// Takes no new sessions, or takes them again: [`Reply::Status`]. What was being opened counts in it.
     Drain { draining: bool },
+    /// The values, from now on, of every property that may change while it runs; others are taken away: [`Reply::Done`].
+    Configure {
+        properties: BTreeMap<String, String>,
+    },
     /// What there is to wait for: [`Reply::Outlook`].
     Outlook,
     /// Closes user sessions because the deadline of a drain has come, at most `limit`, those idle for the longest first:

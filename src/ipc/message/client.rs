@@ -460,6 +460,18 @@ pub struct GridStatus {
     /// Blitzes that are restarted one after another.
     #[serde(default)]
     pub rollout: Option<RolloutStatus>,
+    /// Whether the configuration on disk is the deployed one.
+    #[serde(default)]
+    pub configuration: ConfigurationStatus,
+}
+
+/// How the site's configuration on disk compares with the deployed one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigurationStatus {
+    /// The keys that differ on disk, in order.
+    pub differs: Vec<String>,
+    /// Why it cannot be read.
+    pub error: Option<String>,
 }
 
 /// A deployed application.

@@ -179,6 +179,7 @@ pub(crate) fn load(
         order: order.unwrap_or_else(|| last.map_or(0, |last| last + 1)),
         source,
         deployment: loaded.deployment,
+        profile: request.profile.unwrap_or_default(),
     };
     let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     let others = desired

@@ -25,6 +25,7 @@ use crate::ipc::message::client::{
 use crate::ipc::message::node::{Action, Goal, ServerReport};
 use crate::ipc::{Refusal, RefusalKind, RunDir};
 use crate::master::allocation::Policy;
+use crate::master::configuration::OnDisk;
 use crate::master::desired::{Change, Desired, Switch, Wish};
 use crate::master::incidents::Incidents;
 use crate::master::node_task::{News, NodeTask};
@@ -48,6 +49,8 @@ const SAME_REFUSAL: Duration = Duration::from_secs(60);
 
 /// What the core is asked. Answers come after the change is durable.
 pub(crate) enum Command {
+    /// What the configuration store has now.
+    OnDisk(OnDisk),
     Deploy {
         source: DescriptorSource,
         dry_run: bool,
@@ -164,6 +167,8 @@ pub(crate) struct Core {
     /// When the process was started, which may have run another program then.
     process_started_ms: u64,
     hostname: String,
+    /// What the configuration store has.
+    on_disk: OnDisk,
     stopping: bool,
 }
 
@@ -177,6 +182,10 @@ impl Core {
         process_started_ms: u64,
     ) -> Self {
         let (tell, news) = mpsc::channel(256);
+        // Until the store is looked at.
+        let mut profiles = desired.applications.values().map(|a| a.profile.clone());
+        let profile = profiles.next().unwrap_or_default();
+        drop(profiles);
         Self {
             paths,
             run_dir,
@@ -211,6 +220,7 @@ impl Core {
             started_ms: clock::now().wall_ms,
             process_started_ms,
             hostname: Host::read().map(|host| host.hostname).unwrap_or_default(),
+            on_disk: Ok(profile),
             stopping: false,
         }
     }
@@ -317,6 +327,7 @@ impl Core {
                 uid,
                 answer,
             } => drop(answer.send(self.redirect(change, uid))),
+            Command::OnDisk(on_disk) => self.on_disk = on_disk,
             Command::Note(happening) => self.note_once(happening),
             Command::Events {
                 after,

@@ -9,9 +9,10 @@ use tracing::warn;
 use super::Core;
 use crate::descriptor::ServerDescriptor;
 use crate::ipc::message::client::{
-    ApplicationStatus, GridStatus, MasterStatus, NodeStatus, RedirectorStatus,
+    ApplicationStatus, ConfigurationStatus, GridStatus, MasterStatus, NodeStatus, RedirectorStatus,
 };
 use crate::ipc::message::node::{Goal, ServerReport};
+use crate::master::configuration::differing;
 use crate::master::shared::{Shared, Snapshot};
 use crate::model::{Accepting, NodeName, NodeState, ServerId, ServerState};
 
@@ -109,6 +110,26 @@ impl Core {
             stopping: self.stopping,
             drains: self.drain_status(),
             rollout: self.rollout_status(),
+            configuration: self.configuration_status(),
+        }
+    }
+
+    fn configuration_status(&self) -> ConfigurationStatus {
+        match &self.on_disk {
+            Ok(disk) => {
+                let applications = self.desired.applications.values();
+                let differs: BTreeSet<String> = applications
+                    .flat_map(|deployed| differing(&deployed.profile, disk))
+                    .collect();
+                ConfigurationStatus {
+                    differs: differs.into_iter().collect(),
+                    error: None,
+                }
+            }
+            Err(error) => ConfigurationStatus {
+                differs: Vec::new(),
+                error: Some(error.clone()),
+            },
         }
     }
 
