@@ -152,9 +152,9 @@ pub(crate) enum ScriptError {
 /// How scripts are run.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// Where they are: `lib/scripts` in OMERODIR.
+    /// Where they are: `omero.grid.scripts.dir`, below OMERODIR.
     pub(crate) dir: PathBuf,
-    /// How long one may run: `omero.scripts.timeout`.
+    /// How long one may run: `omero.grid.script.timeout`.
     pub(crate) limit: Duration,
     /// The launchers in [`KINDS`]' order.
     launchers: [String; KINDS.len()],
@@ -197,7 +197,7 @@ pub(crate) struct Request {
     pub(crate) env: Vec<(OsString, OsString)>,
 }
 
-/// The scripts of one Blitz.
+/// The scripts of one Blitz. Dropping this ends those that run.
 #[derive(Debug)]
 pub(crate) struct Scripts {
     settings: Settings,

@@ -271,8 +271,12 @@ async fn launchers_are_properties_and_are_named_when_they_fail() {
         assert!(error.contains(word), "{error}");
     }
     assert_eq!(place.left(), 0, "nothing is left of a start that failed");
-    let running = with("/bin/echo").start(&request, &place.tmp()).unwrap();
-    assert!(text(&finished(running).await.stdout).ends_with("/scripts/a.py\n"));
+    let scripts = with("/bin/echo");
+    let running = scripts.start(&request, &place.tmp()).unwrap();
+    let done = finished(running).await;
+    assert_eq!((done.end, done.exit), (End::Exited, ExitStatus::Code(0)));
+    let out = text(&done.stdout);
+    assert!(out.ends_with("/scripts/a.py\n"), "{out:?}");
     let known = Settings::new(dir.clone(), DEADLINE, |_| Some(" ".to_owned())).launchers;
     assert_eq!(
         known,

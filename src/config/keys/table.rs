@@ -141,6 +141,14 @@ pub(super) const KEYS: &[Key] = &[
         about: "What services call themselves; their sessions hold no drain up and count to no limit.",
     },
     Key {
+        name: "omero.grid.launcher.sh",
+        kind: Kind::Text,
+        default: "sh",
+        live: false,
+        instead: "",
+        about: "What runs scripts of the shell.",
+    },
+    Key {
         name: "omero.grid.read_only.probe",
         kind: Kind::Seconds,
         default: "60",
