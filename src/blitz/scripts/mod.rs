@@ -10,12 +10,12 @@ mod run;
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, PipeReader, PipeWriter};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, TryAcquireError};
 
 pub(crate) use catalogue::Catalogue;
 pub(crate) use run::{End, Finished, Running};
@@ -113,6 +113,9 @@ pub(crate) enum ScriptError {
     /// There are too many arguments.
     #[error("more than {MAX_ARGUMENTS} arguments, or more than {MAX_ALL_ARGUMENTS} bytes of them")]
     Arguments,
+    /// This Blitz is about to end.
+    #[error("this Blitz is stopping; it starts no script any more")]
+    Stopping,
     /// Too many scripts run already.
     #[error("{MAX_RUNNING} scripts run already; try again later")]
     Busy,
@@ -148,7 +151,7 @@ pub(crate) enum ScriptError {
 /// How scripts are run.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// Where they are: `lib/scripts` in OMERODIR.
+    /// Where they are: `omero.grid.scripts.dir`, below OMERODIR.
     pub(crate) dir: PathBuf,
     /// How long one may run: `omero.grid.script.timeout`.
     pub(crate) limit: Duration,
@@ -193,20 +196,42 @@ pub(crate) struct Request {
     pub(crate) env: Vec<(OsString, OsString)>,
 }
 
-/// The scripts of one Blitz; cheap to clone.
-#[derive(Debug, Clone)]
+/// The scripts of one Blitz. Dropping this ends those that run.
+#[derive(Debug)]
 pub(crate) struct Scripts {
     settings: Settings,
     room: Arc<Semaphore>,
+    /// Open until every script has to end: what watches over one waits for that too.
+    open: Mutex<Option<PipeWriter>>,
+    closed: Arc<PipeReader>,
 }
 
 impl Scripts {
-    /// Takes the settings; looks at nothing yet.
-    pub(crate) fn new(settings: Settings) -> Self {
-        Self {
+    /// Takes the settings; looks at no script yet.
+    pub(crate) fn new(settings: Settings) -> io::Result<Self> {
+        let (closed, open) = io::pipe()?;
+        Ok(Self {
             settings,
             room: Arc::new(Semaphore::new(MAX_RUNNING)),
+            open: Mutex::new(Some(open)),
+            closed: Arc::new(closed),
+        })
+    }
+
+    /// Ends every script, and waits until nothing of them is left; starts none any more.
+    ///
+    /// Cancelling stops the waiting only.
+    pub(crate) async fn close(&self) {
+        drop(self.lock().take());
+        let all = u32::try_from(MAX_RUNNING).unwrap_or(u32::MAX);
+        // Closed already is as good.
+        if self.room.acquire_many(all).await.is_ok() {
+            self.room.close();
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<PipeWriter>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lists the scripts, in the order of their names. Blocks.
@@ -222,9 +247,14 @@ impl Scripts {
     ) -> Result<Running, ScriptError> {
         let words = words(&request.arguments)?;
         let (path, kind) = catalogue::find(&self.settings.dir, &request.script)?;
-        let permit = Arc::clone(&self.room)
-            .try_acquire_owned()
-            .map_err(|_| ScriptError::Busy)?;
+        if self.lock().is_none() {
+            return Err(ScriptError::Stopping);
+        }
+        let permit = match Arc::clone(&self.room).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(TryAcquireError::NoPermits) => return Err(ScriptError::Busy),
+            Err(TryAcquireError::Closed) => return Err(ScriptError::Stopping),
+        };
         let launch = run::Launch {
             kind,
             program: self.settings.launcher(kind),
@@ -232,6 +262,7 @@ impl Scripts {
             words,
             env: &request.env,
             limit: self.settings.limit,
+            closed: Arc::clone(&self.closed),
         };
         run::start(launch, temporary, permit)
     }

@@ -1,7 +1,7 @@
 //! One run of a script: a thread that watches over its processes until none is left.
 //!
 //! A plain thread rather than a task, since all that it does blocks: waiting for the process by poll(2), writing what it writes to
-//! files, looking through `/proc`. The end of the script, the time limit and whoever loses interest are three descriptors and a time
+//! files, looking through `/proc`. The end of the script, whoever loses interest and the time limit are three descriptors and a time
 //! for one call.
 
 use std::ffi::{OsStr, OsString};
@@ -10,6 +10,7 @@ use std::io::{self, PipeReader, PipeWriter, Read as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -52,6 +53,8 @@ pub(super) struct Launch<'a> {
     pub(super) words: Vec<OsString>,
     pub(super) env: &'a [(OsString, OsString)],
     pub(super) limit: Duration,
+    /// Ends when every script has to end.
+    pub(super) closed: Arc<PipeReader>,
 }
 
 /// A script that runs. Dropping this ends it, with all that it has started.
@@ -63,9 +66,9 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Waits for the end; `None` if its thread failed. Cancel safe.
-    pub(crate) async fn finished(&mut self) -> Option<Finished> {
-        (&mut self.finished).await.ok()
+    /// Waits for the end; `None` if its thread failed. Cancelling ends the script.
+    pub(crate) async fn finished(self) -> Option<Finished> {
+        self.finished.await.ok()
     }
 }
 
@@ -190,7 +193,7 @@ pub(super) fn start(
         // A limit that is beyond what the clock can say is none.
         until: began.checked_add(launch.limit),
         streams: [out, err],
-        interested,
+        interested: [Arc::new(interested), launch.closed],
         exit: None,
         directory,
     };
@@ -287,7 +290,8 @@ struct Watch {
     began: Instant,
     until: Option<Instant>,
     streams: [Stream; 2],
-    interested: PipeReader,
+    /// End when nobody is interested any more: whoever asked for this run, and the Blitz.
+    interested: [Arc<PipeReader>; 2],
     exit: Option<ExitStatus>,
     directory: Directory,
 }
@@ -352,7 +356,8 @@ impl Watch {
             let (ended, forgotten) = {
                 let mut fds = vec![
                     PollFd::new(&process, PollFlags::IN),
-                    PollFd::new(&self.interested, PollFlags::empty()),
+                    PollFd::new(&self.interested[0], PollFlags::empty()),
+                    PollFd::new(&self.interested[1], PollFlags::empty()),
                 ];
                 let open = self.streams.iter().filter(|stream| stream.open);
                 fds.extend(open.map(|stream| PollFd::new(&stream.pipe, PollFlags::IN)));
@@ -361,7 +366,8 @@ impl Watch {
                     Err(rustix::io::Errno::INTR) => continue,
                     Err(error) => return Err(error.into()),
                 }
-                (!fds[0].revents().is_empty(), !fds[1].revents().is_empty())
+                let happened = |fd: &PollFd<'_>| !fd.revents().is_empty();
+                (happened(&fds[0]), fds[1..3].iter().any(happened))
             };
             for stream in &mut self.streams {
                 stream.drain(&mut piece);

@@ -21,7 +21,7 @@ impl Place {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
         let scripts = dir.path().join("scripts");
-        let scripts = Scripts::new(Settings::new(scripts, limit, |_| None));
+        let scripts = Scripts::new(Settings::new(scripts, limit, |_| None)).unwrap();
         Self { dir, scripts }
     }
 
@@ -38,7 +38,7 @@ impl Place {
     }
 
     async fn run(&self, text: &str, arguments: &[(&str, &str)]) -> Finished {
-        finished(&mut self.start(text, arguments)).await
+        finished(self.start(text, arguments)).await
     }
 
     fn tmp(&self) -> PathBuf {
@@ -50,7 +50,7 @@ impl Place {
     }
 }
 
-async fn finished(running: &mut Running) -> Finished {
+async fn finished(running: Running) -> Finished {
     let finished = tokio::time::timeout(DEADLINE, running.finished()).await;
     finished
         .expect("it ends in time")
@@ -189,12 +189,8 @@ async fn a_script_that_nobody_is_interested_in_any_more_ends() {
             .unwrap()
             .unwrap();
     }
-    // The permit comes back when the thread is through, and the files are gone then.
-    let all = u32::try_from(MAX_RUNNING).unwrap();
-    let permits = place.scripts.room.acquire_many(all);
-    let _permits = tokio::time::timeout(DEADLINE, permits)
+    tokio::time::timeout(DEADLINE, place.scripts.close())
         .await
-        .unwrap()
         .unwrap();
     assert_eq!(place.left(), 0);
 }
@@ -215,7 +211,7 @@ async fn output_without_end_is_bounded_and_does_not_keep_a_script_alive() {
 }
 
 #[tokio::test]
-async fn no_more_than_so_many_run_at_once() {
+async fn no_more_than_so_many_run_at_once_and_all_can_be_ended() {
     let _alone = ALONE.lock().await;
     let place = Place::new(DEADLINE);
     let mut running: Vec<_> = (0..MAX_RUNNING)
@@ -234,13 +230,19 @@ async fn no_more_than_so_many_run_at_once() {
     running.pop();
     let permit = tokio::time::timeout(DEADLINE, place.scripts.room.acquire()).await;
     drop(permit.unwrap().unwrap());
-    drop(running);
-    let all = u32::try_from(MAX_RUNNING).unwrap();
-    let permits = place.scripts.room.acquire_many(all);
-    let _permits = tokio::time::timeout(DEADLINE, permits)
+    // All the others at once, and whoever waits for them is told.
+    tokio::time::timeout(DEADLINE, place.scripts.close())
         .await
-        .unwrap()
         .unwrap();
+    for running in running {
+        let done = finished(running).await;
+        assert_eq!(
+            (done.end, done.exit),
+            (End::Cancelled, ExitStatus::Signal(9))
+        );
+    }
+    let refused = place.scripts.start(&request, &place.tmp()).unwrap_err();
+    assert!(matches!(refused, ScriptError::Stopping), "{refused}");
     assert_eq!(place.left(), 0);
 }
 
@@ -257,7 +259,7 @@ async fn launchers_are_properties_and_are_named_when_they_fail() {
     let with = |program: &str| {
         let program = program.to_owned();
         let property = move |name: &str| (name == "omero.launcher.python").then(|| program.clone());
-        Scripts::new(Settings::new(dir.clone(), DEADLINE, property))
+        Scripts::new(Settings::new(dir.clone(), DEADLINE, property)).unwrap()
     };
     let listed = place.scripts.list().unwrap().scripts;
     assert_eq!(listed[0].path, "a.py");
@@ -269,8 +271,12 @@ async fn launchers_are_properties_and_are_named_when_they_fail() {
         assert!(error.contains(word), "{error}");
     }
     assert_eq!(place.left(), 0, "nothing is left of a start that failed");
-    let mut running = with("/bin/echo").start(&request, &place.tmp()).unwrap();
-    assert!(text(&finished(&mut running).await.stdout).ends_with("/scripts/a.py\n"));
+    let scripts = with("/bin/echo");
+    let running = scripts.start(&request, &place.tmp()).unwrap();
+    let done = finished(running).await;
+    assert_eq!((done.end, done.exit), (End::Exited, ExitStatus::Code(0)));
+    let out = text(&done.stdout);
+    assert!(out.ends_with("/scripts/a.py\n"), "{out:?}");
     let known = Settings::new(dir.clone(), DEADLINE, |_| Some(" ".to_owned())).launchers;
     assert_eq!(
         known,

@@ -1,6 +1,6 @@
 //! The properties that a grid knows: what they are for, what their values may be, and whether a change waits for a restart.
 //!
-//! One table ([`table`]) is the source of `config parse`, of the warnings of `config set`, of what `config explain` shows as default,
+//! One table (`table.rs`) is the source of `config parse`, of the warnings of `config set`, of what `config explain` shows as default,
 //! and of what a running server is told ([`is_live`]). A key that is not in it is none of the grid's business, and passes.
 
 mod table;
