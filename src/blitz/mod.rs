@@ -22,7 +22,6 @@ mod scripts;
 mod service;
 mod sessions;
 mod tasks;
-#[allow(dead_code, reason = "nothing needs temporary files yet")]
 mod temporary;
 mod throttle;
 mod values;
@@ -269,7 +268,7 @@ async fn serve(
         Some(repository) => Some(repository::serve(repository).map_err(BlitzError::Data)?),
         None => None,
     };
-    let workshop = Workshop::new(&setup.settings, &setup.paths);
+    let workshop = Workshop::new(&setup.settings, &setup.paths).map_err(BlitzError::Process)?;
     if setup.probe.is_some() {
         let workshop = workshop.clone();
         // Beside everything else: only scripts need it.
@@ -298,12 +297,15 @@ async fn serve(
         }
         Ok(())
     };
-    tokio::select! {
+    let workshop = place.workshop.clone();
+    let ended = tokio::select! {
         // Not cancelled before its end: the others go on for ever.
         ended = living => ended,
         () = guard.watch() => Ok(()),
         () = keeping => Ok(()),
-    }
+    };
+    workshop.close().await;
+    ended
 }
 
 /// How one life of a Blitz ended.

@@ -199,7 +199,7 @@ pub(crate) struct Settings {
     pub(crate) memo_wait: Duration,
     /// `omero.grid.scripts.dir`: where scripts are, relative to OMERODIR.
     pub(crate) scripts_dir: PathBuf,
-    /// `omero.grid.script.timeout`: how long a script may run.
+    /// `omero.scripts.timeout`: how long a script may run.
     pub(crate) script_timeout: Duration,
     /// Every property, for those who may see it.
     pub(crate) all: BTreeMap<String, String>,
@@ -307,13 +307,8 @@ impl Settings {
                 .path("omero.grid.scripts.dir")
                 .unwrap_or_else(|| PathBuf::from("lib/scripts")),
             script_timeout: properties
-                .number(
-                    "omero.grid.script.timeout",
-                    3600,
-                    30 * 86_400,
-                    "a whole number of seconds, at most 30 days",
-                )
-                .map(Duration::from_secs)?,
+                .milliseconds("omero.scripts.timeout", 3_600_000)
+                .map(Duration::from_millis)?,
             all: properties.0.clone().into_iter().collect(),
             internal_agents: properties
                 .0

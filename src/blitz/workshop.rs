@@ -4,6 +4,7 @@
 //! [`INTEREST`] is ended: whoever began it is gone.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -57,15 +58,20 @@ impl Run {
 
 impl Workshop {
     /// Takes note of where the scripts are; touches nothing.
-    pub(super) fn new(settings: &Settings, paths: &Paths) -> Arc<Self> {
+    pub(super) fn new(settings: &Settings, paths: &Paths) -> io::Result<Arc<Self>> {
         let property = |name: &str| settings.all.get(name).cloned();
         let dir = paths.dir().join(&settings.scripts_dir);
         let settings = scripts::Settings::new(dir, settings.script_timeout, property);
-        Arc::new(Self {
-            scripts: Scripts::new(settings),
+        Ok(Arc::new(Self {
+            scripts: Scripts::new(settings)?,
             temporary: OnceLock::new(),
             runs: Mutex::default(),
-        })
+        }))
+    }
+
+    /// Ends every script; returns when nothing of them is left.
+    pub(super) async fn close(&self) {
+        self.scripts.close().await;
     }
 
     /// Makes the temporary directory, which removes those of processes that have died. Blocks.
@@ -149,7 +155,7 @@ impl Blitz {
 
 impl Workshop {
     /// Sees to a script until it ends, or nobody waits for it any more.
-    fn keep(self: &Arc<Self>, mut running: Running, user: u64) -> String {
+    fn keep(self: &Arc<Self>, running: Running, user: u64) -> String {
         let id = uuid::Uuid::new_v4().to_string();
         let run = Arc::new(Run {
             user,
@@ -160,17 +166,18 @@ impl Workshop {
         let (this, key) = (self.clone(), id.clone());
         tokio::spawn(async move {
             let mut wanted = run.wanted.subscribe();
+            // What nobody wants any more is ended by this being dropped.
+            let mut finished = Box::pin(running.finished());
             let ended = loop {
                 let until = *wanted.borrow_and_update();
                 tokio::select! {
                     // Cancel safe: the script's thread keeps what it has to tell, and the rest only waits.
-                    finished = running.finished() => break finished,
+                    finished = &mut finished => break finished,
                     () = tokio::time::sleep_until(until) => break None,
                     _ = wanted.changed() => {}
                 }
             };
-            // What nobody wants any more is ended by this.
-            drop(running);
+            drop(finished);
             let result = match ended {
                 Some(finished) => blocking(move || report(finished)).await.and_then(|end| end),
                 None => Err(Refusal::new(RefusalKind::Failed, "the script was ended")),

@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use super::context::Format;
 use super::failure::Failure;
-use crate::descriptor::{Deployment, Diagnostic, Diagnostics, Disk, Loaded, Others, Request, load};
+use crate::config::{SiteFiles, site};
+use crate::descriptor::{Deployment, Diagnostic, Diagnostics, Loaded, Others, Request, load};
 
 /// Why `check` or `describe` did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +89,14 @@ impl DescriptorArgs {
         }
     }
 
+    /// Returns the traps of the installation that the descriptor belongs to, if it does.
+    fn traps(&self) -> Vec<String> {
+        let path = std::path::absolute(&self.descriptor).unwrap_or_default();
+        let dir = path.parent().filter(|dir| dir.ends_with("etc/grid"));
+        let omero_dir = dir.and_then(|dir| dir.ancestors().nth(2));
+        omero_dir.map(site::traps).unwrap_or_default()
+    }
+
     /// Loads the descriptor, after those beside it.
     pub(crate) fn load(&self) -> Result<Loaded, Diagnostics> {
         let mut others = Others::default();
@@ -96,9 +105,9 @@ impl DescriptorArgs {
                 arguments: Vec::new(),
                 ..self.clone()
             };
-            others.add(&load(&Disk, &beside.request(file, Others::default()))?.deployment);
+            others.add(&load(&SiteFiles, &beside.request(file, Others::default()))?.deployment);
         }
-        load(&Disk, &self.request(&self.descriptor, others))
+        load(&SiteFiles, &self.request(&self.descriptor, others))
     }
 }
 
@@ -116,6 +125,8 @@ struct Report<'r> {
     application: Option<&'r str>,
     errors: Vec<&'r Diagnostic>,
     warnings: Vec<&'r Diagnostic>,
+    /// What in the site's files does not do what it seems to.
+    site: Vec<String>,
 }
 
 /// Checks a descriptor.
@@ -128,9 +139,13 @@ pub(crate) fn run(
     match args.descriptor.load() {
         Ok(loaded) => {
             let warnings = Diagnostics(loaded.warnings);
+            let site = args.descriptor.traps();
             match format {
                 Format::Text => {
                     show(&warnings, err)?;
+                    for trap in &site {
+                        writeln!(err, "warning: {trap}")?;
+                    }
                     writeln!(out, "{}", summary(&loaded.deployment))?;
                 }
                 Format::Json => write_json(
@@ -140,6 +155,7 @@ pub(crate) fn run(
                         application: Some(&loaded.deployment.application),
                         errors: Vec::new(),
                         warnings: warnings.warnings().collect(),
+                        site,
                     },
                 )?,
             }
@@ -173,6 +189,7 @@ pub(crate) fn refuse(
                 application: None,
                 errors: diagnostics.errors().collect(),
                 warnings: diagnostics.warnings().collect(),
+                site: Vec::new(),
             },
         ),
     };

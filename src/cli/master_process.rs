@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::context::Context;
 use super::failure::{Failure, code};
 use crate::config::Paths;
-use crate::descriptor::{self, Disk};
+use crate::config::SiteFiles;
+use crate::descriptor;
 use crate::ipc::message::client::DescriptorSource;
 use crate::ipc::message::heritage::Log;
 use crate::master::{self, Master, MasterError};
@@ -225,7 +226,7 @@ async fn prepare(
 /// Returns whether the grid can do without root: not if a server names its user, and not if it began as root.
 fn may_give_up_root(paths: &Paths, source: Option<&DescriptorSource>) -> bool {
     use std::os::unix::fs::MetadataExt as _;
-    match source.map(|source| descriptor::load(&Disk, &source.request())) {
+    match source.map(|source| descriptor::load(&SiteFiles, &source.request())) {
         Some(Ok(loaded)) => loaded
             .deployment
             .servers

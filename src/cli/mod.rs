@@ -10,6 +10,7 @@ mod events;
 mod failure;
 mod file;
 mod generate;
+mod jvmcfg;
 mod leftovers;
 mod logs;
 mod master_process;
@@ -85,6 +86,8 @@ enum Command {
     Image(file::ImageCommand),
     /// List and run the scripts that a Blitz serves
     Script(script::ScriptCommand),
+    /// Show the options that OMERO's Java servers are given: heaps and the like
+    Jvmcfg,
     /// Add and list users, set passwords
     User(user::UserCommand),
     /// Read and change OMERO's configuration store, etc/grid/config.xml
@@ -214,6 +217,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::File(args) => file::run(&context, args).await,
             Command::Image(args) => file::image(&context, args).await,
             Command::Script(args) => script::run(&context, args).await,
+            Command::Jvmcfg => jvmcfg::run(&context),
             Command::User(args) => user::run(&context, args).await,
             Command::Logs(args) => logs::run(&context, args).await,
             Command::Completions(args) => {

@@ -47,7 +47,7 @@ fn meaning(arguments: &[OsString]) -> Meaning {
         ["node", ..] => ours(arguments.iter().filter(|a| *a != "sync").collect()),
         [
             "admin",
-            "start" | "stop" | "restart" | "status" | "deploy",
+            "start" | "stop" | "restart" | "status" | "deploy" | "jvmcfg",
             ..,
         ] => ours(arguments.iter().skip(1).collect()),
         _ => Meaning::Theirs,
@@ -66,7 +66,7 @@ fn hand_over(arguments: &[OsString]) -> Failure {
             code::USAGE,
             format!("'{what}' is a matter of OMERO's own command, and there is no other `omero` on the PATH"),
         )
-        .hint("here `omero` does: config, node, admin start|stop|restart|status|deploy");
+        .hint("here `omero` does: config, node, admin start|stop|restart|status|deploy|jvmcfg");
     };
     let error = std::process::Command::new(&program)
         .args(arguments)
@@ -111,6 +111,7 @@ mod tests {
             ("node backup sync start", Some("node backup start")),
             ("admin start --foreground", Some("start --foreground")),
             ("admin status", Some("status")),
+            ("admin jvmcfg", Some("jvmcfg")),
             ("admin diagnostics", None),
             ("login", None),
             ("", None),

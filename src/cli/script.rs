@@ -159,7 +159,7 @@ fn ended(context: &Context, end: &ScriptEnd) -> Result<(), Failure> {
             code::TIMED_OUT,
             format!("the script was ended after {took}, with everything that it had started"),
         )
-        .hint("omero.grid.script.timeout is the limit")),
+        .hint("omero.scripts.timeout is the limit")),
         ScriptEnd { code: Some(0), .. } => Ok(()),
         ScriptEnd {
             code: Some(exit), ..

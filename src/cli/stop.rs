@@ -10,7 +10,8 @@ use super::master_process::{Handover, launch, master_failure};
 use super::start::wait_until_up;
 use super::{drain, leftovers};
 use crate::config;
-use crate::descriptor::{self, Disk};
+use crate::config::SiteFiles;
+use crate::descriptor;
 use crate::ipc::message::client::{DescriptorSource, Request, RollAction};
 use crate::master::{LoadError, MasterError};
 use crate::sys::process::PidFd;
@@ -190,6 +191,6 @@ fn check(context: &Context, source: &DescriptorSource) -> Result<(), LoadError> 
     let mut request = source.request();
     let profile = config::active_profile(context.paths.dir());
     request.profile = profile.map_err(LoadError::Configuration)?;
-    descriptor::load(&Disk, &request).map_err(LoadError::Descriptor)?;
+    descriptor::load(&SiteFiles, &request).map_err(LoadError::Descriptor)?;
     Ok(())
 }

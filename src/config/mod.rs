@@ -3,10 +3,12 @@
 pub mod keys;
 mod paths;
 mod profile;
+pub mod site;
 mod store;
 mod xml;
 
 pub use keys::is_live;
 pub use paths::Paths;
 pub use profile::{ProfileError, active_profile, store_path};
+pub use site::SiteFiles;
 pub use store::{ConfigError, ConfigStore, Draft, check_name};

@@ -45,7 +45,7 @@ use self::shared::Shared;
 use self::state::{Happening, StateDb, StateError};
 use self::upgrade::UpgradePlan;
 pub use self::upgrade::check;
-use crate::config::Paths;
+use crate::config::{Paths, site};
 use crate::ipc::message::client::{ClientLink, DeployMode, DescriptorSource};
 use crate::ipc::message::heritage::Log;
 use crate::ipc::message::node::NodeLink;
@@ -568,7 +568,7 @@ fn sources(options: &Options, desired: &Desired) -> Result<Vec<DescriptorSource>
             .collect());
     }
     let own = options.paths.dir().join("etc/grid/default.xml");
-    if own.exists() {
+    if site::default_descriptor(options.paths.dir()).is_some() {
         return Ok(vec![DescriptorSource {
             path: own,
             shown: "etc/grid/default.xml".to_owned(),

@@ -69,10 +69,10 @@ pub(super) fn words(request: &Request) -> Option<String> {
                 FileAction::Delete { id } => format!("file delete {id}"),
                 _ => return None,
             },
-            blitz::Request::Script { action, .. } => match action {
-                ScriptAction::Run { path, .. } => format!("script run {path}"),
-                _ => return None,
-            },
+            blitz::Request::Script {
+                action: ScriptAction::Run { path, .. },
+                ..
+            } => format!("script run {path}"),
             blitz::Request::Value {
                 action: ValueAction::Set { key, .. } | ValueAction::SetIf { key, .. },
                 ..

@@ -223,7 +223,7 @@ fn a_rolling_deploy_stands_still_at_the_first_failure() {
     let sessions = ["Blitz-0", "Blitz-1"].map(|id| on(&grid, id));
     let second = grid.pid("Blitz-1");
     let with = |value: &str| {
-        let blitz = |id| blitz(id).property("omero.sessions.timeout", value);
+        let blitz = |id| blitz(id).property("omero.security.login_failure_throttle_count", value);
         application(&[node("n", &[blitz("Blitz-0"), blitz("Blitz-1")])])
     };
     grid.write("grid.xml", &with("soon"));

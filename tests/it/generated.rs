@@ -62,15 +62,20 @@ fn every_command_has_a_manual_page() {
     let dir = tempfile::tempdir().unwrap();
     let pages = dir.path().join("man1");
     omero_grid(&["man", pages.to_str().unwrap()]);
-    let mut wanted = vec!["omero-grid.1".to_owned()];
-    for command in subcommands(&[]) {
-        let below = subcommands(&[&command]);
-        wanted.extend(
+    let mut wanted = Vec::new();
+    let mut left: Vec<Vec<String>> = vec![Vec::new()];
+    while let Some(path) = left.pop() {
+        let words: Vec<&str> = path.iter().map(String::as_str).collect();
+        let below = subcommands(&words);
+        left.extend(
             below
-                .iter()
-                .map(|name| format!("omero-grid-{command}-{name}.1")),
+                .into_iter()
+                .map(|name| [path.clone(), vec![name]].concat()),
         );
-        wanted.push(format!("omero-grid-{command}.1"));
+        wanted.push(format!(
+            "{}.1",
+            [vec!["omero-grid"], words].concat().join("-")
+        ));
     }
     wanted.sort();
     assert!(

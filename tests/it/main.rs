@@ -20,6 +20,7 @@ mod reconnect;
 mod rolling;
 mod scripts;
 mod sessions;
+mod site;
 mod sockets;
 mod start;
 mod store;

@@ -62,7 +62,7 @@ fn a_script_is_run_with_its_arguments_and_fails_in_words() {
 
 #[test]
 fn what_hangs_is_ended_with_everything_that_it_has_started() {
-    let limited = blitz("Blitz-0").property("omero.grid.script.timeout", "1");
+    let limited = blitz("Blitz-0").property("omero.scripts.timeout", "1000");
     let grid = with_scripts(&[limited]);
     grid.start();
     let session = grid.session();

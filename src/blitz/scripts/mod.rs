@@ -153,7 +153,7 @@ pub(crate) enum ScriptError {
 pub(crate) struct Settings {
     /// Where they are: `omero.grid.scripts.dir`, below OMERODIR.
     pub(crate) dir: PathBuf,
-    /// How long one may run: `omero.grid.script.timeout`.
+    /// How long one may run: `omero.scripts.timeout`.
     pub(crate) limit: Duration,
     /// The launchers in [`KINDS`]' order.
     launchers: [String; KINDS.len()],

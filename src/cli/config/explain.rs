@@ -11,8 +11,9 @@ use serde_json::json;
 use super::super::context::Context;
 use super::super::failure::{Failure, code};
 use super::is_secret;
+use crate::config::SiteFiles;
 use crate::config::{self, active_profile, keys};
-use crate::descriptor::{self, Disk, KINDS, Origin};
+use crate::descriptor::{self, KINDS, Origin};
 use crate::ipc::message::client::DescriptorSource;
 use crate::model::{NodeName, ServerId};
 
@@ -48,7 +49,7 @@ pub(super) async fn explain(
         let mut request = source.request();
         request.profile = profile.clone();
         request.explain = Some(key.to_owned());
-        let loaded = descriptor::load(&Disk, &request)
+        let loaded = descriptor::load(&SiteFiles, &request)
             .map_err(|diagnostics| Failure::new(code::INVALID, diagnostics.to_string()))?;
         for (id, placed) in &loaded.deployment.servers {
             if only.is_none_or(|only| only == id) {
@@ -211,12 +212,8 @@ async fn sources(context: &Context) -> Result<Vec<DescriptorSource>, Failure> {
             Ok(status.applications.into_iter().map(|a| a.source).collect())
         }
         Err(failure) if failure.code == code::NOT_THERE => {
-            let path = context.paths.dir().join("etc/grid/default.xml");
-            Ok(if path.exists() {
-                vec![source(&path)]
-            } else {
-                Vec::new()
-            })
+            let path = config::site::default_descriptor(context.paths.dir());
+            Ok(path.iter().map(|path| source(path)).collect())
         }
         Err(failure) => Err(failure),
     }

@@ -197,14 +197,6 @@ pub(super) const KEYS: &[Key] = &[
         about: "A routing rule: who (`user=`, `group=`, `agent=`, `client=`) and where to (servers, a replica group, `read-only`). The first that fits counts.",
     },
     Key {
-        name: "omero.grid.script.timeout",
-        kind: Kind::Seconds,
-        default: "3600",
-        live: false,
-        instead: "",
-        about: "How long a script may run before it is ended with everything that it has started.",
-    },
-    Key {
         name: "omero.grid.scripts.dir",
         kind: Kind::Path,
         default: "lib/scripts",
@@ -523,6 +515,14 @@ pub(super) const KEYS: &[Key] = &[
         live: false,
         instead: "",
         about: "The port of the front door for WebSocket over SSL.",
+    },
+    Key {
+        name: "omero.scripts.timeout",
+        kind: Kind::Milliseconds,
+        default: "3600000",
+        live: false,
+        instead: "",
+        about: "How long a script may run before it is ended with everything that it has started.",
     },
     Key {
         name: "omero.security.ignore_case",

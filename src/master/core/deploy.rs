@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Core;
-use crate::config::{self, Paths, ProfileError};
+use crate::config::{self, Paths, ProfileError, SiteFiles, site};
 use crate::descriptor::{self, Diagnostics};
 use crate::ipc::message::client::{DeployMode, DeployReport, DescriptorSource};
 use crate::ipc::{Refusal, RefusalKind};
@@ -149,7 +149,7 @@ pub(crate) fn load(
 ) -> Result<(Deployed, Vec<String>), LoadError> {
     let mut request = source.request();
     request.profile = config::active_profile(omero_dir).map_err(LoadError::Configuration)?;
-    let loaded = descriptor::load(&descriptor::Disk, &request).map_err(LoadError::Descriptor)?;
+    let loaded = descriptor::load(&SiteFiles, &request).map_err(LoadError::Descriptor)?;
     // The other applications have to be known for the check of ids, and which they are follows from the name.
     let name = loaded.deployment.application.clone();
     let others: Vec<_> = desired
@@ -164,7 +164,7 @@ pub(crate) fn load(
         for other in others {
             request.others.add(&other.deployment);
         }
-        descriptor::load(&descriptor::Disk, &request).map_err(LoadError::Descriptor)?
+        descriptor::load(&SiteFiles, &request).map_err(LoadError::Descriptor)?
     };
     let order = desired
         .applications
@@ -191,6 +191,7 @@ pub(crate) fn load(
         .chain([&deployed.deployment]);
     let policy = Policy::of(all).map_err(|error| LoadError::Policy(error.to_string()))?;
     warnings.extend(policy.warnings);
+    warnings.extend(site::traps(omero_dir));
     Ok((deployed, warnings))
 }
 

@@ -366,6 +366,18 @@ fn open_log(path: &Path) -> Result<(OwnedFd, u64), LaunchError> {
     Ok((file.into(), size))
 }
 
+/// Lets both names of the directory for temporary files mean the same: OMERO's Python parts read one, its Java parts the other
+/// (`omero.md` §4.5).
+fn share_temporary(env: &mut BTreeMap<OsString, OsString>) {
+    let names = ["OMERO_TMPDIR", "OMERO_TEMPDIR"].map(OsString::from);
+    let set = names.each_ref().map(|name| env.get(name).cloned());
+    match set {
+        [Some(value), None] => drop(env.insert(names[1].clone(), value)),
+        [None, Some(value)] => drop(env.insert(names[0].clone(), value)),
+        _ => {}
+    }
+}
+
 /// Returns a server's environment, its mark first, where whoever looks for it finds it soonest.
 fn environment(
     context: &Context,
@@ -382,6 +394,7 @@ fn environment(
     ] {
         rest.insert(name.into(), value.into());
     }
+    share_temporary(&mut rest);
     rest.remove(OsStr::new(MARK));
     std::iter::once((MARK.into(), mark.into()))
         .chain(rest)
@@ -404,6 +417,27 @@ mod tests {
             assert!(is_private(OsStr::new(name)), "{name}");
         }
         assert!(!is_private(OsStr::new("PATH")));
+    }
+
+    #[test]
+    fn both_names_of_the_temporary_directory_are_set_if_one_is() {
+        let shared = |pairs: &[(&str, &str)]| {
+            let pairs = pairs
+                .iter()
+                .map(|(name, value)| (name.into(), value.into()));
+            let mut env: BTreeMap<OsString, OsString> = pairs.collect();
+            share_temporary(&mut env);
+            ["OMERO_TMPDIR", "OMERO_TEMPDIR"].map(|name| {
+                let value = env.get(OsStr::new(name))?;
+                Some(value.to_str().unwrap().to_owned())
+            })
+        };
+        let both = [Some("/a".to_owned()), Some("/a".to_owned())];
+        assert_eq!(shared(&[("OMERO_TMPDIR", "/a")]), both);
+        assert_eq!(shared(&[("OMERO_TEMPDIR", "/a")]), both);
+        assert_eq!(shared(&[]), [None, None]);
+        let own = shared(&[("OMERO_TMPDIR", "/a"), ("OMERO_TEMPDIR", "/b")]);
+        assert_eq!(own[1].as_deref(), Some("/b"));
     }
 
     #[test]
