@@ -15,6 +15,7 @@ mod generated;
 mod harness;
 mod moving;
 mod omero_name;
+mod omero_py;
 mod read_only;
 mod reconnect;
 mod rolling;
