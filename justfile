@@ -28,6 +28,7 @@ planted:
 bench:
     cargo bench --locked --bench grid
     cargo bench --locked --bench sessions
+    cargo bench --locked --bench data
 
 # Does what CI does.
 ci:

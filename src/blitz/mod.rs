@@ -61,7 +61,7 @@ use crate::model::{InvalidName, ServerId};
 use crate::store::{self, Layered, Opened, Sqlite, Store, StoreChoice, StoreError, StoreHandle};
 use crate::sys::clock::since_boot;
 use crate::sys::marks::MARK as SERVER;
-use crate::telemetry::chain;
+use crate::telemetry::{self, chain};
 
 /// The variable that names the state directory; OMERODIR if it is not set.
 const STATE: &str = "OMERO_GRID_STATE";
@@ -141,6 +141,9 @@ pub enum BlitzError {
 /// Blocks. An orderly stop closes no session: the next process of the same server id takes them up.
 pub fn run(options: &Options) -> Result<(), BlitzError> {
     let setup = Setup::of(options, std::env::var_os(SERVER), std::env::var_os(STATE))?;
+    if let Some(level) = &setup.settings.log_level {
+        telemetry::set_filter(level);
+    }
     let notify = std::env::var_os("NOTIFY_SOCKET");
     let stop_pipe = signals().map_err(BlitzError::Process)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

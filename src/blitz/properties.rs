@@ -123,6 +123,18 @@ impl Properties {
         Ok((max > 0).then_some(max))
     }
 
+    fn level(&self, name: &'static str) -> Result<Option<String>, PropertiesError> {
+        const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+        match self.0.get(name) {
+            Some(level) if !LEVELS.contains(&level.as_str()) => Err(PropertiesError::Value {
+                name,
+                value: level.clone(),
+                allowed: "error, warn, info, debug or trace",
+            }),
+            level => Ok(level.cloned()),
+        }
+    }
+
     fn path(&self, name: &str) -> Option<PathBuf> {
         self.0.get(name).map(PathBuf::from)
     }
@@ -201,6 +213,8 @@ pub(crate) struct Settings {
     pub(crate) scripts_dir: PathBuf,
     /// `omero.scripts.timeout`: how long a script may run.
     pub(crate) script_timeout: Duration,
+    /// `omero.grid.log_level`: what this Blitz logs; `None` for what its node was started with.
+    pub(crate) log_level: Option<String>,
     /// Every property, for those who may see it.
     pub(crate) all: BTreeMap<String, String>,
     /// `omero.grid.internal_agents`: what services call themselves when they open sessions for themselves.
@@ -309,6 +323,7 @@ impl Settings {
             script_timeout: properties
                 .milliseconds("omero.scripts.timeout", 3_600_000)
                 .map(Duration::from_millis)?,
+            log_level: properties.level("omero.grid.log_level")?,
             all: properties.0.clone().into_iter().collect(),
             internal_agents: properties
                 .0

@@ -26,7 +26,7 @@ use crate::ipc::message::blitz::{ReadOnly, ReadOnlyReason, Status};
 use crate::ipc::{Refusal, RefusalKind};
 use crate::model::{Accepting, ServerId, SessionId};
 use crate::store::{Adopted, CallError, Outcome, Reason, SessionRow, StoreHandle, Write};
-use crate::telemetry::chain;
+use crate::telemetry::{self, chain};
 
 /// How long accesses gather before they are written, and how long a failing store is left alone.
 const FLUSH: Duration = Duration::from_secs(10);
@@ -176,6 +176,9 @@ impl Blitz {
             .with(live)
             .map_err(|error| Refusal::new(RefusalKind::Invalid, chain(&error)))?;
         if **settings != changed {
+            if settings.log_level != changed.log_level {
+                telemetry::set_filter(changed.log_level.as_deref().unwrap_or("info"));
+            }
             info!(server = %self.server, "took up changed properties");
             *settings = Arc::new(changed);
         }

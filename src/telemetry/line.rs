@@ -3,14 +3,17 @@
 use std::fmt;
 
 use tracing::{Event, Subscriber};
-use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, MakeWriter};
+use tracing_subscriber::layer::Filter;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry};
 
 /// Returns a layer that writes such lines.
-pub(super) fn layer<W>(writer: W, filter: EnvFilter) -> Box<dyn Layer<Registry> + Send + Sync>
+pub(super) fn layer<W>(
+    writer: W,
+    filter: impl Filter<Registry> + Send + Sync + 'static,
+) -> Box<dyn Layer<Registry> + Send + Sync>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {

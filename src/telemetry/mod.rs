@@ -10,12 +10,13 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{Layer, Registry};
+use tracing_subscriber::{Layer, Registry, reload};
 
 /// How log events are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -62,7 +63,13 @@ pub enum LogError {
 
 /// Sets up the logs of this process; later calls change nothing.
 pub fn init(options: &LogOptions) -> Result<(), LogError> {
-    let filter = || EnvFilter::try_new(&options.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let mut levels = Vec::new();
+    let mut filter = || {
+        let filter = EnvFilter::try_new(&options.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+        let (filter, level) = reload::Layer::new(filter);
+        levels.push(level);
+        filter
+    };
     let file = options
         .file
         .as_ref()
@@ -95,8 +102,28 @@ pub fn init(options: &LogOptions) -> Result<(), LogError> {
         }
     }
     // A second call in the same process (tests) is harmless.
-    let _ = tracing_subscriber::registry().with(layers).try_init();
+    if tracing_subscriber::registry()
+        .with(layers)
+        .try_init()
+        .is_ok()
+    {
+        // Set once, because a registry is.
+        let _ = LEVELS.set(levels);
+    }
     Ok(())
+}
+
+/// What changes the filters of this process.
+static LEVELS: OnceLock<Vec<reload::Handle<EnvFilter, Registry>>> = OnceLock::new();
+
+/// Logs by another filter from now on; one that cannot be read changes nothing.
+pub fn set_filter(filter: &str) {
+    for level in LEVELS.get().into_iter().flatten() {
+        if let Ok(filter) = EnvFilter::try_new(filter) {
+            // The registry lives as long as the process.
+            let _ = level.reload(filter);
+        }
+    }
 }
 
 /// Joins an error and its sources with colons, the whole in one line.

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::harness::Grid;
+use crate::harness::{Grid, Small};
 
 const FILE: &str = "etc/grid/config.xml";
 
@@ -341,4 +341,81 @@ fn a_value_is_explained_from_its_default_to_what_counts() {
     let explained = grid.json("config explain omero.a");
     assert_eq!(explained["servers"][0]["value"], "other");
     assert_ne!(session, "");
+}
+
+#[test]
+fn a_store_that_cannot_be_written_or_read_stays_as_it_is() {
+    let grid = Grid::at("");
+    let Some(_small) = Small::over(grid.path("etc/grid"), 64) else {
+        return;
+    };
+    grid.run("config set omero.a 1").ok();
+    let before = grid.read("etc/grid/config.xml");
+    grid.write("large", &"x".repeat(60 * 1024));
+    grid.run("config set omero.b -f large")
+        .exits(1)
+        .says(&["No space left"]);
+    assert_eq!(grid.read("etc/grid/config.xml"), before);
+    grid.run("config set omero.c 2").ok();
+    assert_eq!(grid.run("config get omero.c").ok().stdout, "2\n");
+    for (text, says) in [
+        ("<icegrid><properties", "config.xml:1:"),
+        ("", "config.xml"),
+        ("no XML at all", "config.xml:1:"),
+    ] {
+        grid.write("other.xml", text);
+        let run = grid.run("config --source other.xml set omero.a 1");
+        run.exits(4)
+            .says(&[&says.replace("config.xml", "other.xml")]);
+        assert_eq!(grid.read("other.xml"), text, "nothing is lost");
+    }
+    let huge = std::fs::File::create(grid.path("huge.xml")).unwrap();
+    huge.set_len(1 << 30).unwrap();
+    grid.run("config --source huge.xml get")
+        .exits(4)
+        .says(&["larger than"]);
+    grid.run("config set no/slash 1").exits(2);
+}
+
+#[test]
+fn many_who_write_at_once_lose_nothing() {
+    let grid = Grid::at("");
+    grid.run("config set omero.first 1").ok();
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            let grid = &grid;
+            scope.spawn(move || {
+                for n in 0..5 {
+                    // The lock does not wait, as OMERO's does not: whoever finds it held tries again.
+                    grid.wait("the lock", || {
+                        let run = grid.run(&format!("config set omero.w{writer}.n{n} {n}"));
+                        (run.status == 0).then_some(())
+                    });
+                }
+            });
+        }
+    });
+    assert_eq!(get(&grid).lines().count(), 21);
+}
+
+#[test]
+fn a_log_level_changes_while_the_blitz_runs() {
+    let grid = Grid::shipped();
+    grid.run("start descriptors/default.xml").ok();
+    let pid = grid.pid("Blitz-0");
+    let opened = |grid: &Grid| {
+        grid.read("var/log/Blitz-0.err")
+            .matches("opened a session")
+            .count()
+    };
+    grid.session();
+    assert_eq!(opened(&grid), 0);
+    grid.run("config set omero.grid.log_level debug").ok();
+    grid.wait("a session that is logged", || {
+        grid.session();
+        (opened(&grid) > 0).then_some(())
+    });
+    grid.run("config set omero.grid.log_level loud --strict")
+        .exits(4);
+    assert_eq!(grid.pid("Blitz-0"), pid);
 }

@@ -586,7 +586,7 @@ fn traps_are_warned_of() {
 #[test]
 fn our_own_descriptors_hold() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("descriptors");
-    for file in ["default.xml", "cluster.xml"] {
+    for file in ["default.xml", "cluster.xml", "read-only.xml"] {
         let (code, shown) = check(&root, &[file]);
         assert_eq!((code, shown.as_str()), (Some(0), ""), "{file}");
     }

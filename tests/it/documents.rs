@@ -18,7 +18,7 @@ fn cargo_lines(text: &str) -> BTreeSet<&str> {
 #[test]
 fn the_recipes_are_those_of_ci() {
     let mut recipes = cargo_lines(JUSTFILE);
-    for bench in ["grid", "sessions"] {
+    for bench in ["grid", "sessions", "data"] {
         let line = format!("cargo bench --locked --bench {bench}");
         assert!(recipes.remove(line.as_str()), "no recipe for `{line}`");
     }

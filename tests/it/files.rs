@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::harness::{Grid, Server, application, blitz, kill, node};
+use crate::harness::{Grid, Server, Small, application, blitz, kill, node};
 use nix::sys::signal::Signal;
 
 fn with_data(id: &str) -> Server {
@@ -60,30 +60,6 @@ fn strays(grid: &Grid) -> Vec<PathBuf> {
         }
     }
     found
-}
-
-/// A file system of so many KiB, as long as this value lives.
-struct Small(PathBuf);
-
-impl Small {
-    fn over(dir: PathBuf, kib: u32) -> Option<Self> {
-        std::fs::create_dir_all(&dir).unwrap();
-        let mut mount = Command::new("mount");
-        mount
-            .args(["-t", "tmpfs", "-o", &format!("size={kib}k"), "tmpfs"])
-            .arg(&dir);
-        if mount.output().is_ok_and(|output| output.status.success()) {
-            return Some(Self(dir));
-        }
-        println!("skipped: mounting is not permitted here");
-        None
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
-    }
 }
 
 #[test]
@@ -425,6 +401,7 @@ fn three_commands_through_the_name_omero_make_a_site_read_only() {
         server["blitz"]["read_only"]["db"] == true && server["blitz"]["read_only"]["repo"] == true
     });
     assert_eq!(server["state"], "active");
+    let before = listing(&grid.path("var/data"));
     let session = grid.session();
     let with = |words: &str| grid.run(&format!("{words} --session {session}"));
     with("file get 1 -o b.tif").ok();
@@ -447,4 +424,31 @@ fn three_commands_through_the_name_omero_make_a_site_read_only() {
         .exits(6)
         .says(&["omero.cluster.read_only.db"]);
     with("file delete 1").exits(6);
+    with("script run any.py").exits(6);
+    assert_eq!(
+        listing(&grid.path("var/data")),
+        before,
+        "nothing was written"
+    );
+}
+
+/// Everything below a directory, with its times.
+fn listing(dir: &Path) -> Vec<(PathBuf, i64, i64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let mut all = Vec::new();
+    let mut left = vec![dir.to_owned()];
+    while let Some(path) = left.pop() {
+        let metadata = std::fs::symlink_metadata(&path).unwrap();
+        if metadata.is_dir() {
+            left.extend(std::fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
+        }
+        all.push((
+            path,
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+            metadata.len(),
+        ));
+    }
+    all.sort();
+    all
 }

@@ -2,11 +2,10 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
-use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::{Grid, PostgresServer, Server, application, blitz, kill, node};
+use crate::harness::{Grid, PostgresServer, ReadOnly, Server, application, blitz, kill, node};
 use nix::sys::signal::Signal;
 
 const DB: &str = "omero.cluster.read_only.db";
@@ -18,33 +17,6 @@ fn with_data(id: &str) -> Server {
 
 fn grid_of(servers: &[Server]) -> Grid {
     Grid::new(&application(&[node("n", servers)]))
-}
-
-/// Makes a path read-only by mounting it over itself, as long as this value lives.
-struct ReadOnly(PathBuf);
-
-impl ReadOnly {
-    /// `None`, visibly, where that is not permitted.
-    fn over(path: PathBuf) -> Option<Self> {
-        let mount = |args: &[&str]| {
-            let mut mount = Command::new("mount");
-            mount.args(args).arg(&path);
-            mount.output().is_ok_and(|output| output.status.success())
-        };
-        let this = Self(path.clone());
-        if mount(&["--bind", path.to_str().unwrap()]) && mount(&["-o", "remount,bind,ro"]) {
-            return Some(this);
-        }
-        println!("skipped: mounting is not permitted here");
-        None
-    }
-}
-
-impl Drop for ReadOnly {
-    fn drop(&mut self) {
-        // Lazily: processes of a test that failed may still be in it.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
-    }
 }
 
 fn read_only(server: &Value) -> (bool, bool) {
@@ -341,4 +313,93 @@ fn one_blitz_owns_the_repository_and_the_others_pass_on_what_they_are_asked_to_w
     grid.run(&format!("file import a.txt --session {session}"))
         .ok();
     assert_eq!(grid.json("file list").as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn the_public_user_lands_on_readers_and_everybody_else_on_the_writer() {
+    let grid = Grid::shipped();
+    grid.run("start descriptors/read-only.xml").ok();
+    grid.write("pw", "secret");
+    grid.run("user add public --password-file pw").ok();
+    grid.run("user add ann --password-file pw").ok();
+    grid.write("a.txt", "abc");
+    grid.run("file import a.txt").ok();
+    let login = |user: &str| {
+        let created = grid.json(&format!("session create --user {user} --password-file pw"));
+        let text = |key: &str| created[key].as_str().unwrap().to_owned();
+        (text("server"), text("uuid"))
+    };
+    for _ in 0..3 {
+        let (server, session) = login("public");
+        assert!(server == "Blitz-1" || server == "Blitz-2", "{server}");
+        grid.run(&format!("file get 1 -o b.txt --session {session}"))
+            .ok();
+        grid.run(&format!("file import a.txt --session {session}"))
+            .exits(6)
+            .says(&[&server, DB]);
+    }
+    // The others go where the load balancing says, the readers among them; who wants to write says where.
+    let ann = grid
+        .run("session create --user ann --password-file pw --via Blitz-0")
+        .ok();
+    grid.run(&format!(
+        "file import a.txt --session {}",
+        ann.stdout.trim()
+    ))
+    .ok();
+}
+
+#[test]
+fn values_are_seen_by_those_who_may_and_set_by_administrators_only() {
+    let grid = grid_of(&[blitz("Blitz-0").property("omero.db.pass", "hidden")]);
+    grid.start();
+    grid.write("pw", "secret");
+    grid.run("user add ann --password-file pw").ok();
+    let ann = grid
+        .run("session create --user ann --password-file pw")
+        .ok();
+    let ann = ann.stdout.trim().to_owned();
+    let as_ann = |words: &str| grid.run(&format!("config service {words} --session {ann}"));
+    assert_eq!(
+        as_ann("get omero.cluster.read_only.runtime.db")
+            .ok()
+            .stdout
+            .trim(),
+        "false"
+    );
+    as_ann("get omero.data.dir")
+        .exits(6)
+        .says(&["administrator"]);
+    as_ann("set omero.client.x 1")
+        .exits(6)
+        .says(&["administrator"]);
+    as_ann("set omero.client.x 1 --if-unset")
+        .exits(6)
+        .says(&["administrator"]);
+    grid.run("config service get omero.db.pass")
+        .exits(6)
+        .says(&["anybody"]);
+    grid.run("config service get hibernate.connection.password")
+        .exits(6);
+    grid.run("config service set omero.client.x 1 --if-unset")
+        .ok();
+    grid.run("config service set omero.client.x 2 --if-unset")
+        .exits(6);
+    grid.run("config service set omero.client.x 2 --if-equals 1")
+        .ok();
+    assert_eq!(as_ann("get omero.client.x").ok().stdout.trim(), "2");
+    assert_eq!(as_ann("get omero.client.unknown").ok().stdout, "");
+    let seen = grid.json(&format!("config service list --session {ann}"));
+    let seen: Vec<&String> = seen.as_object().unwrap().keys().collect();
+    assert_eq!(
+        seen,
+        [
+            "omero.client.x",
+            "omero.cluster.read_only.runtime.db",
+            "omero.cluster.read_only.runtime.repo"
+        ]
+    );
+    grid.run("config service set omero.cluster.read_only.runtime.db true")
+        .exits(6)
+        .says(&["finds out"]);
 }

@@ -149,6 +149,14 @@ pub(super) const KEYS: &[Key] = &[
         about: "What runs scripts of the shell.",
     },
     Key {
+        name: "omero.grid.log_level",
+        kind: Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
+        default: "info",
+        live: true,
+        instead: "",
+        about: "What a built-in Blitz logs.",
+    },
+    Key {
         name: "omero.grid.read_only.probe",
         kind: Kind::Seconds,
         default: "60",

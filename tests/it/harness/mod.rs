@@ -4,6 +4,7 @@
 //! panics. What is asserted is the tests' own.
 
 mod descriptor;
+mod mounts;
 mod normalise;
 mod postgres;
 mod process;
@@ -20,6 +21,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 pub(crate) use self::descriptor::{Server, application, blitz, node, server, sleeper};
+pub(crate) use self::mounts::{ReadOnly, Small};
 pub(crate) use self::normalise::normalise;
 pub(crate) use self::postgres::PostgresServer;
 pub(crate) use self::process::{alive, kill, living, marked};
@@ -153,7 +155,12 @@ impl Grid {
     pub(crate) fn shipped() -> Self {
         let grid = Self::at("");
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("descriptors");
-        for name in ["default.xml", "templates.xml", "cluster.xml"] {
+        for name in [
+            "default.xml",
+            "templates.xml",
+            "cluster.xml",
+            "read-only.xml",
+        ] {
             let text = std::fs::read_to_string(from.join(name)).unwrap();
             grid.write(&format!("descriptors/{name}"), &text);
         }
