@@ -99,11 +99,11 @@ pub(crate) async fn run(context: &Context, args: FileCommand) -> Result<(), Fail
     let grid = context.grid().await?;
     match args.command {
         Command::Import { paths, session } => {
-            import(context, &grid, &paths, session.authority()?).await
+            import(context, &grid, &paths, session.authority(context)?).await
         }
-        Command::List { session } => list(context, &grid, session.authority()?).await,
+        Command::List { session } => list(context, &grid, session.authority(context)?).await,
         Command::Info { id, session } => {
-            let file = info(&grid, id, session.authority()?).await?;
+            let file = info(&grid, id, session.authority(context)?).await?;
             if context.is_json() {
                 return context.json(&file);
             }
@@ -121,7 +121,7 @@ pub(crate) async fn run(context: &Context, args: FileCommand) -> Result<(), Fail
             session,
         } => {
             let action = FileAction::Get { id };
-            let ticket = ticket(&grid, action, session.authority()?).await?;
+            let ticket = ticket(&grid, action, session.authority(context)?).await?;
             let bar = bar(context, 0);
             let moving = {
                 let (output, bar) = (output.clone(), bar.clone());
@@ -143,7 +143,7 @@ pub(crate) async fn run(context: &Context, args: FileCommand) -> Result<(), Fail
             }
         }
         Command::Delete { ids, session } => {
-            let authority = session.authority()?;
+            let authority = session.authority(context)?;
             for &id in &ids {
                 match ask(&grid, FileAction::Delete { id }, authority).await? {
                     blitz::Reply::Done => context.say(format!("deleted file {id}"))?,
@@ -161,7 +161,7 @@ pub(crate) async fn run(context: &Context, args: FileCommand) -> Result<(), Fail
 pub(crate) async fn image(context: &Context, args: ImageCommand) -> Result<(), Failure> {
     let ImageSubcommand::Info { id, session } = args.command;
     let grid = context.grid().await?;
-    match ask(&grid, FileAction::Image { id }, session.authority()?).await? {
+    match ask(&grid, FileAction::Image { id }, session.authority(context)?).await? {
         blitz::Reply::Image { image, origin } => {
             if context.is_json() {
                 return context.json(&serde_json::json!({ "image": image, "from": origin }));

@@ -12,6 +12,7 @@ mod file;
 mod generate;
 mod jvmcfg;
 mod leftovers;
+mod login;
 mod logs;
 mod master_process;
 mod node;
@@ -80,6 +81,10 @@ enum Command {
     Route(redirect::RouteArgs),
     /// Create, join, list, move and close sessions
     Session(session::SessionCommand),
+    /// Log in, and keep the session for later commands
+    Login(login::LoginArgs),
+    /// Close the session of `login`
+    Logout,
     /// Import, list, fetch and delete the files that a Blitz serves
     File(file::FileCommand),
     /// Show what kind of image a file is
@@ -214,6 +219,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Upgrade(args) => upgrade::run(&context, args).await,
             Command::Events(args) => events::run(&context, args).await,
             Command::Session(args) => session::run(&context, args).await,
+            Command::Login(args) => login::login(&context, args).await,
+            Command::Logout => login::logout(&context).await,
             Command::File(args) => file::run(&context, args).await,
             Command::Image(args) => file::image(&context, args).await,
             Command::Script(args) => script::run(&context, args).await,

@@ -63,7 +63,7 @@ pub(crate) async fn run(context: &Context, args: ScriptCommand) -> Result<(), Fa
             (action, session)
         }
     };
-    let authority = session.authority()?;
+    let authority = session.authority(context)?;
     let grid = context.grid().await?;
     let reply = match ask(&grid, action, authority).await? {
         blitz::Reply::ScriptRuns { run, server } => {

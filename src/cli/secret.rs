@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::context::Context;
 use super::failure::{Failure, code};
+use super::login;
 use crate::ipc::message::blitz::Authority;
 use crate::model::{Secret, SessionId};
 
@@ -70,8 +72,8 @@ fn first_line(from: impl std::io::Read) -> Result<Secret, Failure> {
 /// The session on whose behalf a command is carried out.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SessionArgs {
-    /// Act for the user of this session: its UUID, `-` to read it from standard input, or `@FILE` [default: act as the
-    /// owner of the grid]
+    /// Act for the user of this session: its UUID, `-` to read it from standard input, or `@FILE` [default: the one
+    /// of `login`, else act as the owner of the grid]
     #[arg(
         long,
         value_name = "UUID",
@@ -82,14 +84,14 @@ pub(crate) struct SessionArgs {
 }
 
 impl SessionArgs {
-    /// Returns the session named, else the authority of the local user.
-    pub(crate) fn authority(&self) -> Result<Authority, Failure> {
-        match &self.session {
-            Some(text) => Ok(Authority::Session {
-                session: session_id(text)?,
-            }),
-            None => Ok(Authority::Owner),
-        }
+    /// Returns the session named, else the one of `login`, else the authority of the local user.
+    pub(crate) fn authority(&self, context: &Context) -> Result<Authority, Failure> {
+        let session = match &self.session {
+            Some(text) => Some(session_id(text)?),
+            // Without a home nobody has logged in.
+            None => login::session(context).unwrap_or_default(),
+        };
+        Ok(session.map_or(Authority::Owner, |session| Authority::Session { session }))
     }
 }
 

@@ -172,7 +172,7 @@ pub(crate) async fn run(context: &Context, args: SessionCommand) -> Result<(), F
         } => {
             let request = Request::CloseSession {
                 target: target(session_or_prefix.unwrap_or_default()),
-                authority: session.authority()?,
+                authority: session.authority(context)?,
             };
             let Reply::Closed {
                 session,
@@ -238,7 +238,7 @@ async fn close_user(
     user: &str,
     session: &SessionArgs,
 ) -> Result<(), Failure> {
-    let authority = session.authority()?;
+    let authority = session.authority(context)?;
     let mut closed = Vec::new();
     loop {
         let request = Request::CloseUser {

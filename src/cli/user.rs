@@ -55,7 +55,7 @@ pub(crate) async fn run(context: &Context, args: UserCommand) -> Result<(), Fail
             password,
             session,
         } => {
-            let authority = session.authority()?;
+            let authority = session.authority(context)?;
             let password = password.read(&format!("password for {name}"), true)?;
             let done = format!("added user {name}");
             (
@@ -73,7 +73,7 @@ pub(crate) async fn run(context: &Context, args: UserCommand) -> Result<(), Fail
             password,
             session,
         } => {
-            let authority = session.authority()?;
+            let authority = session.authority(context)?;
             let password = password.read(&format!("new password of {name}"), true)?;
             let done = format!("changed the password of {name}");
             (
@@ -87,7 +87,7 @@ pub(crate) async fn run(context: &Context, args: UserCommand) -> Result<(), Fail
         }
         Command::List { session } => (
             blitz::Request::Users {
-                authority: session.authority()?,
+                authority: session.authority(context)?,
             },
             String::new(),
         ),

@@ -402,6 +402,7 @@ fn three_commands_through_the_name_omero_make_a_site_read_only() {
     });
     assert_eq!(server["state"], "active");
     let before = listing(&grid.path("var/data"));
+    let changes = watch(&grid.path("var/data"));
     let session = grid.session();
     let with = |words: &str| grid.run(&format!("{words} --session {session}"));
     with("file get 1 -o b.tif").ok();
@@ -430,6 +431,29 @@ fn three_commands_through_the_name_omero_make_a_site_read_only() {
         before,
         "nothing was written"
     );
+    let seen = changes.read_events();
+    assert_eq!(
+        seen.unwrap_err(),
+        nix::errno::Errno::EAGAIN,
+        "not even in passing"
+    );
+}
+
+/// Watches every directory below one for whatever changes it.
+fn watch(dir: &Path) -> nix::sys::inotify::Inotify {
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+    let inotify = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
+    let flags = AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_MODIFY
+        | AddWatchFlags::IN_ATTRIB
+        | AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_MOVE;
+    for (path, ..) in listing(dir) {
+        if path.is_dir() {
+            inotify.add_watch(&path, flags).unwrap();
+        }
+    }
+    inotify
 }
 
 /// Everything below a directory, with its times.

@@ -169,6 +169,36 @@ fn a_mount_that_only_reads_is_found_out_and_left_as_it_is() {
     drop(data);
 }
 
+#[test]
+fn a_blitz_starts_and_serves_when_nothing_can_be_written() {
+    let grid = grid_of(&[with_data("Blitz-0")]);
+    grid.start();
+    grid.write("a.txt", "abc");
+    grid.run("file import a.txt").ok();
+    let before = grid.session();
+    grid.run("stop").ok();
+    let (Some(data), Some(store)) = (
+        ReadOnly::over(grid.path("data")),
+        ReadOnly::over(grid.path("var/grid.db")),
+    ) else {
+        return;
+    };
+    grid.start();
+    let server = wait_read_only(&grid, "Blitz-0", (true, true));
+    assert!(reason(&server, "db").contains("grid.db: EROFS"), "{server}");
+    let meanwhile = grid.session();
+    let pid = grid.pid("Blitz-0");
+    grid.kill9(pid);
+    grid.wait_successor("Blitz-0", pid);
+    for session in [&before, &meanwhile] {
+        grid.run(&format!("session join {session}")).ok();
+        grid.run(&format!("file get 1 -o b.txt --session {session}"))
+            .ok();
+    }
+    grid.run("stop").ok();
+    drop((data, store));
+}
+
 /// Everything below a directory, with its times.
 fn listing(dir: &std::path::Path) -> Vec<(PathBuf, i64, i64, u64)> {
     let mut all = Vec::new();

@@ -311,3 +311,36 @@ fn a_grid_without_a_blitz_says_so() {
     grid.run("user list").exits(3);
     assert_eq!(grid.json("session list"), serde_json::json!([]));
 }
+
+#[test]
+fn a_login_is_kept_for_later_commands_until_logout() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let grid = started();
+    grid.write("pw", "secret");
+    grid.run("user add ann --password-file pw").ok();
+    grid.run("logout").exits(3).says(&["nobody is logged in"]);
+    grid.run("login --user ann --password-file pw").ok();
+    let kept = std::fs::read_dir(grid.path(".local/state/omero-grid")).unwrap();
+    let [file] = &kept.map(|entry| entry.unwrap().path()).collect::<Vec<_>>()[..] else {
+        panic!("one file");
+    };
+    let mode = std::fs::metadata(file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    grid.run("user add bob --password-file pw")
+        .exits(6)
+        .says(&["administrator"]);
+    grid.run("user passwd ann --password-file pw").ok();
+    let [session] = &grid.sessions()[..] else {
+        panic!("one session");
+    };
+    // What is given counts more.
+    let root = grid.session();
+    grid.run(&format!("user add bob --password-file pw --session {root}"))
+        .ok();
+    grid.run("logout").ok();
+    assert!(!grid.sessions().contains(session));
+    grid.run("user add eve --password-file pw").ok();
+    grid.run("login --user ann --password-file var/root-password")
+        .exits(6);
+    assert!(!file.exists());
+}

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, PoisonError};
@@ -36,10 +36,12 @@ const CHUNK: usize = 512 * 1024;
 const AHEAD: usize = 4;
 
 /// Accepts on the data socket until the value is dropped.
-pub(in crate::blitz) struct Serving(UnixListener);
+pub(in crate::blitz) struct Serving(UnixListener, PathBuf);
 
 impl Drop for Serving {
     fn drop(&mut self) {
+        // The next one makes its own.
+        let _ = fs::remove_file(&self.1);
         // Wakes the thread that accepts; that it has ended already does no harm.
         let _ = nix::sys::socket::shutdown(
             std::os::fd::AsRawFd::as_raw_fd(&self.0),
@@ -62,7 +64,7 @@ pub(in crate::blitz) fn serve(repository: &Arc<Repository>) -> io::Result<Servin
     std::thread::Builder::new()
         .name("data".to_owned())
         .spawn(move || accept(&accepting, &repository))?;
-    Ok(Serving(listener))
+    Ok(Serving(listener, path.clone()))
 }
 
 fn accept(listener: &UnixListener, repository: &Arc<Repository>) {
@@ -271,7 +273,7 @@ fn receive(repository: &Repository, stream: &mut UnixStream, import: &Import) ->
 
 /// A file that is being imported; removed again unless it is moved away.
 struct Part {
-    path: std::path::PathBuf,
+    path: PathBuf,
     file: File,
 }
 

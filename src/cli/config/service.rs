@@ -70,7 +70,7 @@ pub(super) async fn run(context: &Context, service: Service) -> Result<(), Failu
         }
     };
     let one = matches!(action, ValueAction::Get { .. });
-    let authority = session.authority()?;
+    let authority = session.authority(context)?;
     let request = Request::Blitz {
         request: Box::new(blitz::Request::Value { action, authority }),
     };
