@@ -14,6 +14,7 @@ pub mod blitz;
 pub mod cli;
 pub mod config;
 pub mod descriptor;
+pub mod ice;
 pub mod ipc;
 pub mod master;
 pub mod model;
