@@ -7,7 +7,7 @@
 //! | assembly | [`cli`] | every role; turns errors into exit codes |
 //! | roles | [`master`], [`node`], [`blitz`] | processes: they share messages, not code |
 //! | edges | [`store`], [`ipc`], [`config`] | disk and sockets |
-//! | pure | [`descriptor`] | bytes and text in, values out |
+//! | pure | [`descriptor`], [`ice`] | bytes and text in, values out |
 //! | leaves | [`model`], [`sys`], [`telemetry`] | shared words, the kernel, logs |
 
 pub mod blitz;

@@ -13,6 +13,7 @@ mod events;
 mod files;
 mod generated;
 mod harness;
+mod ice;
 mod moving;
 mod omero_name;
 mod omero_py;
