@@ -105,7 +105,8 @@ impl Blitz {
                     "{} cannot {what}: its repo is read-only: {reason}",
                     self.server
                 ),
-            )),
+            )
+            .hint("`omero-grid status` shows which Blitzes can")),
         }
     }
 

@@ -563,7 +563,8 @@ impl Blitz {
                     "{} cannot {what}: its db is read-only: {reason}",
                     self.server
                 ),
-            )),
+            )
+            .hint("`omero-grid status` shows which Blitzes can")),
         }
     }
 

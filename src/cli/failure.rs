@@ -96,6 +96,10 @@ impl From<AddressError> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
+        // Whoever read the output has seen enough.
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self::shown(code::FAILED);
+        }
         Self::new(code::FAILED, format!("cannot read or write: {error}"))
     }
 }

@@ -1,4 +1,5 @@
-//! What of a server's troubles is worth an event: that it failed, that it is back, and how many sessions it took up. Pure.
+//! What of a server's troubles is worth an event: that it failed, that it is back, how many sessions it took up, and that something of
+//! it became read-only or could be written again. Pure.
 //!
 //! A crash loop does not fill the list of events: a failure for the same cause as the one before is noted at most once in
 //! [`QUIET`], with the number of those that were not.
@@ -6,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::ipc::message::blitz::ReadOnlyReason;
 use crate::ipc::message::node::ServerReport;
 use crate::model::{FailureCause, ServerId, ServerState};
 
@@ -26,6 +28,8 @@ struct Incident {
     owed: bool,
     /// The Blitz process that was last seen, by its UUID.
     life: Option<String>,
+    /// Why what it could not write it could not, when it was last seen.
+    read_only: ReadOnlyReason,
 }
 
 impl Incidents {
@@ -57,6 +61,16 @@ impl Incidents {
                 let text = format!("took up {} session{s} of the process before", blitz.resumed);
                 notes.push(text);
             }
+            // What a property says is no news.
+            if !new {
+                incident.read_only = blitz.read_only_reason.clone();
+            }
+        }
+        if let Some(blitz) = &report.blitz {
+            let now = &blitz.read_only_reason;
+            let before = std::mem::replace(&mut incident.read_only, now.clone());
+            notes.extend(turned("db", before.db.as_deref(), now.db.as_deref()));
+            notes.extend(turned("repo", before.repo.as_deref(), now.repo.as_deref()));
         }
         notes
     }
@@ -88,8 +102,21 @@ impl Incident {
             counted: 0,
             owed: true,
             life: self.life.take(),
+            read_only: std::mem::take(&mut self.read_only),
         };
         Some(text)
+    }
+}
+
+/// Says in words that a resource became read-only, for another reason than before, or can be written again. What a property says is no
+/// news.
+fn turned(what: &str, before: Option<&str>, now: Option<&str>) -> Option<String> {
+    let found_out = |reason: &&str| !reason.ends_with(" is true");
+    match (before.filter(found_out), now.filter(found_out)) {
+        (before, now) if before == now => None,
+        (_, Some(reason)) => Some(format!("{what} is read-only: {reason}")),
+        (Some(_), None) if now.is_none() => Some(format!("{what} can be written again")),
+        (_, None) => None,
     }
 }
 
@@ -119,6 +146,23 @@ fn failed<'r>(before: Option<&ServerReport>, report: &'r ServerReport) -> Option
 mod tests {
     use super::*;
     use crate::model::{ExitStatus, Failure};
+
+    #[test]
+    fn what_turns_is_told_and_what_a_property_says_is_not() {
+        let set = Some("omero.cluster.read_only.db is true");
+        let refused = Some("/data: EROFS");
+        for (before, now, expected) in [
+            (None, refused, Some("repo is read-only: /data: EROFS")),
+            (refused, refused, None),
+            (refused, None, Some("repo can be written again")),
+            (None, set, None),
+            (set, None, None),
+            (refused, set, None),
+            (None, None, None),
+        ] {
+            assert_eq!(turned("repo", before, now).as_deref(), expected);
+        }
+    }
 
     fn report(state: &str, exit: Option<(ExitStatus, u64)>) -> ServerReport {
         let report = serde_json::json!({

@@ -248,6 +248,10 @@ fn what_can_no_longer_be_written_is_noticed_while_it_runs_and_no_session_is_lost
     }
     grid.run("user add ann --password-file pw").ok();
     assert_eq!(grid.pid("Blitz-0"), pid, "it never ended");
+    let events = grid.run("events").ok().stdout;
+    for told in ["db is read-only: ", "db can be written again"] {
+        assert!(events.contains(told), "{events}");
+    }
 }
 
 #[test]
