@@ -272,6 +272,16 @@ fn unlikely_settings_are_doubted_and_with_strict_refused() {
         (&timeout["default"], &timeout["live"]),
         (&"600000".into(), &true.into())
     );
+    grid.write(
+        "omero.properties",
+        "### Sessions\n\n# How long,\n# in ms.\nomero.sessions.timeout=600000\nomero.web.x=1\n",
+    );
+    let file = grid.json("config parse -f omero.properties --no-web");
+    assert_eq!(file.as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&file[0]["description"], &file[0]["type"]),
+        (&"How long, in ms.".into(), &"milliseconds".into())
+    );
     let lines = grid.run("config parse --defaults").ok().stdout;
     assert!(lines.contains("omero.sessions.timeout=600000\n"), "{lines}");
 }

@@ -1,5 +1,7 @@
 //! `omero-grid config parse`: the properties that the grid knows. And what is doubtful about a setting.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use serde_json::json;
 
@@ -10,6 +12,10 @@ use crate::config::keys::{self, Key, Kind};
 /// Arguments of `config parse`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ParseArgs {
+    /// Print the properties of this file, with the comments above them, in place of those that are known here; OMERO's own are in
+    /// etc/omero.properties
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
     /// Print KEY=DEFAULT only
     #[arg(long)]
     defaults: bool,
@@ -22,48 +28,86 @@ pub(super) struct ParseArgs {
     /// Print reStructuredText
     #[arg(long, conflicts_with_all = ["defaults", "keys", "headers"])]
     rst: bool,
-    /// Leave out the properties of OMERO.web, of which there are none here
+    /// Leave out the properties of OMERO.web
     #[arg(long)]
     no_web: bool,
 }
 
+/// A property as it is printed.
+struct Entry {
+    name: String,
+    default: String,
+    about: String,
+    /// What is known of its type and effect, if it is one of ours.
+    known: Option<&'static Key>,
+}
+
 pub(super) fn parse(context: &Context, args: &ParseArgs) -> Result<(), Failure> {
-    let all = keys::all();
+    let mut all = match &args.file {
+        Some(file) => of_file(&super::value_of(file)?),
+        None => keys::all()
+            .iter()
+            .map(|key| Entry {
+                name: key.name.to_owned(),
+                default: key.default.to_owned(),
+                about: key.about.to_owned(),
+                known: Some(key),
+            })
+            .collect(),
+    };
+    if args.no_web {
+        all.retain(|entry| !entry.name.starts_with("omero.web."));
+    }
     if context.is_json() {
         let all: Vec<_> = all.iter().map(document).collect();
         return context.json(&all);
     }
-    if args.defaults {
-        return super::print(
-            all.iter()
-                .map(|key| format!("{}={}", key.name, key.default))
-                .collect::<Vec<_>>()
-                .iter()
-                .map(String::as_str),
-        );
-    }
-    if args.keys {
-        return super::print(all.iter().map(|key| key.name));
-    }
-    let mut last = "";
+    let mut last = String::new();
     let mut lines = Vec::new();
-    for key in all {
-        let section = section(key.name);
-        if section != last {
-            last = section;
-            if args.headers {
-                lines.push(section.to_owned());
-            } else if args.rst {
-                lines.push(format!("{section}\n{}\n", "-".repeat(section.len())));
-            } else {
-                lines.push(format!("[{section}]\n"));
+    for entry in &all {
+        let section = section(&entry.name);
+        if args.defaults {
+            lines.push(format!("{}={}", entry.name, entry.default));
+        } else if args.keys {
+            lines.push(entry.name.clone());
+        } else {
+            if section != last {
+                last = section.to_owned();
+                lines.push(match (args.headers, args.rst) {
+                    (true, _) => section.to_owned(),
+                    (_, true) => format!("{section}\n{}\n", "-".repeat(section.len())),
+                    _ => format!("[{section}]\n"),
+                });
             }
-        }
-        if !args.headers {
-            lines.push(entry(key, args.rst));
+            if !args.headers {
+                lines.push(shown(entry, args.rst));
+            }
         }
     }
     super::print(lines.iter().map(String::as_str))
+}
+
+/// Reads properties with the comments above them; a comment of two signs is a heading and belongs to none.
+fn of_file(text: &str) -> Vec<Entry> {
+    let mut all = Vec::new();
+    let mut about = Vec::new();
+    for line in text.lines().map(str::trim) {
+        if line.starts_with("##") || line.is_empty() {
+            about.clear();
+        } else if let Some(comment) = line.strip_prefix('#') {
+            about.push(comment.trim().to_owned());
+        } else {
+            let (name, default) = line.split_once('=').unwrap_or((line, ""));
+            let name = name.trim().to_owned();
+            all.push(Entry {
+                known: keys::lookup(&name),
+                name,
+                default: default.trim().to_owned(),
+                about: std::mem::take(&mut about).join(" "),
+            });
+        }
+    }
+    all
 }
 
 /// Returns the part of a name that properties about one thing share.
@@ -73,26 +117,28 @@ fn section(name: &str) -> &str {
     &name[..end]
 }
 
-fn entry(key: &Key, rst: bool) -> String {
-    let facts = facts(key);
+fn shown(entry: &Entry, rst: bool) -> String {
+    let facts = entry.known.map(facts);
     if rst {
+        let facts = facts.map(|facts| format!(" ({facts})")).unwrap_or_default();
         return format!(
-            ".. property:: {}\n\n{}\n\nDefault: `{}` ({facts})\n",
-            key.name, key.about, key.default
+            ".. property:: {}\n\n{}\n\nDefault: `{}`{facts}\n",
+            entry.name, entry.about, entry.default
         );
     }
-    let default = match key.default {
+    let default = match entry.default.as_str() {
         "" => "(nothing)",
         default => default,
     };
-    let deprecated = match key.instead {
-        "" => String::new(),
-        instead => format!("\n    Deprecated: {instead}."),
-    };
-    format!(
-        "{} = {default}\n    {}\n    {facts}{deprecated}\n",
-        key.name, key.about
-    )
+    let mut text = format!("{} = {default}\n", entry.name);
+    let deprecated = entry.known.filter(|key| !key.instead.is_empty());
+    let deprecated = deprecated.map(|key| format!("Deprecated: {}.", key.instead));
+    for line in [Some(entry.about.clone()), facts, deprecated] {
+        if let Some(line) = line.filter(|line| !line.is_empty()) {
+            text.push_str(&format!("    {line}\n"));
+        }
+    }
+    text
 }
 
 fn facts(key: &Key) -> String {
@@ -104,19 +150,20 @@ fn facts(key: &Key) -> String {
     format!("{}; {effect}", key.kind.words())
 }
 
-fn document(key: &Key) -> serde_json::Value {
-    let choices = match key.kind {
+fn document(entry: &Entry) -> serde_json::Value {
+    let known = entry.known;
+    let choices = known.and_then(|key| match key.kind {
         Kind::Choice(words) => Some(words),
         _ => None,
-    };
+    });
     json!({
-        "key": key.name,
-        "type": key.kind.name(),
+        "key": entry.name,
+        "type": known.map(|key| key.kind.name()),
         "choices": choices,
-        "default": key.default,
-        "live": key.live,
-        "deprecated": (!key.instead.is_empty()).then_some(key.instead),
-        "description": key.about,
+        "default": entry.default,
+        "live": known.map(|key| key.live),
+        "deprecated": known.filter(|key| !key.instead.is_empty()).map(|key| key.instead),
+        "description": entry.about,
     })
 }
 
