@@ -94,22 +94,6 @@ impl Blitz {
         })
     }
 
-    /// Refuses what changes data, where the database or the repository is read-only.
-    pub(super) fn require_writable(&self, what: &str) -> Result<(), Refusal> {
-        self.require_database(what)?;
-        match &self.read_only.borrow().repo {
-            None => Ok(()),
-            Some(reason) => Err(Refusal::new(
-                RefusalKind::Refused,
-                format!(
-                    "{} cannot {what}: its repo is read-only: {reason}",
-                    self.server
-                ),
-            )
-            .hint("`omero-grid status` shows which Blitzes can")),
-        }
-    }
-
     /// Says who has to be asked instead, where another Blitz owns the repository.
     async fn elsewhere(
         &self,

@@ -16,7 +16,7 @@ use super::images::Images;
 use super::lease::Lease;
 use super::login::Login;
 use super::properties::Settings;
-use super::repository::{Repository, Standing};
+use super::repository::Repository;
 use super::sessions::{Absent, Ended, Now, Sessions, idle_before};
 use super::tasks::Tasks;
 use super::values::Values;
@@ -525,47 +525,6 @@ impl Blitz {
             blitz: self.clone(),
             internal,
         })
-    }
-
-    /// Returns whose repository it waits for, if it does.
-    fn waits_for(&self) -> Option<String> {
-        match &*self.repository.as_ref()?.standing().borrow() {
-            Standing::Waiting(owner) => Some(owner.clone().unwrap_or_default()),
-            Standing::ReadOnly | Standing::Owner => None,
-        }
-    }
-
-    /// Tells that what can be written has changed, until `stop` becomes true.
-    pub(super) async fn tell_read_only(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
-        let mut read_only = self.read_only.clone();
-        read_only.mark_unchanged();
-        let mut standing = match &self.repository {
-            Some(repository) => repository.standing(),
-            None => watch::channel(Standing::ReadOnly).1,
-        };
-        loop {
-            tokio::select! {
-                // Cancel safe: all only read. Without a sender nothing changes any more.
-                Ok(()) = read_only.changed() => self.hub.status(),
-                Ok(()) = standing.changed() => self.hub.status(),
-                _ = stop.wait_for(|stop| *stop) => return,
-            }
-        }
-    }
-
-    /// Refuses what changes the database of users, where that is read-only.
-    pub(super) fn require_database(&self, what: &str) -> Result<(), Refusal> {
-        match &self.read_only.borrow().db {
-            None => Ok(()),
-            Some(reason) => Err(Refusal::new(
-                RefusalKind::Refused,
-                format!(
-                    "{} cannot {what}: its db is read-only: {reason}",
-                    self.server
-                ),
-            )
-            .hint("`omero-grid status` shows which Blitzes can")),
-        }
     }
 
     /// Returns whether it is to take no new sessions.

@@ -10,9 +10,9 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::ipc::message::blitz::{
-    Authority, Create, Event, Filter, Reply, Request, Session, Target,
+    Authority, BlitzLink, Create, Event, Filter, Reply, Request, Session, Target,
 };
-use crate::ipc::{CallError, Client, Refusal, RefusalKind};
+use crate::ipc::{CallError, Client, Hello, Refusal, RefusalKind, Role};
 use crate::model::{Accepting, Secret, SessionId};
 
 /// A state directory with a store, and the password of root.

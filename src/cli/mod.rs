@@ -27,6 +27,7 @@ mod start;
 mod status;
 mod stop;
 mod store;
+mod transfer;
 mod upgrade;
 mod user;
 
