@@ -1,5 +1,6 @@
 //! Who may write the repository: the one that holds its lock.
 
+use std::convert::Infallible;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use tracing::{info, warn};
 use super::catalogue::{Catalogue, Entry, is_below, sync_dir};
 use super::{Repository, failed, make_ours, of_catalogue};
 use crate::ipc::{Refusal, RefusalKind};
+use crate::sys::watch::Arrivals;
 
 /// The pause after a lock that could not be had for another reason than its owner.
 const RETRY: Duration = Duration::from_secs(5);
@@ -53,6 +55,7 @@ impl Repository {
                 // Cancel safe: the thread that waits for the lock lets go of it when nobody wants it any more.
                 lock = this.acquire() => lock,
                 _ = reasons.wait_for(|reasons| reasons.repo.is_some()) => continue,
+                never = self.follow() => match never {},
             };
             let _lock = match lock {
                 Ok(lock) => lock,
@@ -70,6 +73,29 @@ impl Repository {
                 .is_err()
             {
                 return;
+            }
+        }
+    }
+
+    /// Keeps account of whose the repository is while this Blitz waits for it: an owner says so only after it has the lock, and may be
+    /// followed by another one.
+    async fn follow(self: &Arc<Self>) -> Infallible {
+        let mut standing = self.standing();
+        let waits = standing.wait_for(|standing| matches!(standing, Standing::Waiting(_)));
+        // Without a sender there is nobody to tell either.
+        if waits.await.is_err() {
+            return std::future::pending().await;
+        }
+        let place = self.ours("owner");
+        let dir = place.parent().unwrap_or(&self.managed);
+        let Ok(arrivals) = Arrivals::watch(dir) else {
+            return std::future::pending().await;
+        };
+        loop {
+            // What it says is noted; that it cannot be read now is no news.
+            let _ = self.run(|repository| Ok(repository.owner())).await;
+            if arrivals.next().await.is_err() {
+                return std::future::pending().await;
             }
         }
     }
