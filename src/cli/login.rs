@@ -141,7 +141,7 @@ fn read(context: &Context) -> Result<Option<Kept>, Failure> {
     })
 }
 
-/// Returns where the session for this grid is kept: in `$XDG_STATE_HOME`, else `~/.local/state`.
+/// Returns where the session for this grid is kept: in `$OMERO_SESSIONDIR`, `$XDG_STATE_HOME`, else `~/.local/state`.
 fn place(context: &Context) -> Result<PathBuf, Failure> {
     let from = |name: &str| {
         let value = std::env::var_os(name).filter(|value| !value.is_empty());
@@ -158,5 +158,6 @@ fn place(context: &Context) -> Result<PathBuf, Failure> {
     })?;
     let grid = Sha256::digest(context.paths.state().as_os_str().as_bytes());
     let name: String = grid[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(state.join("omero-grid").join(format!("{name}.session")))
+    let dir = from("OMERO_SESSIONDIR").unwrap_or_else(|| state.join("omero-grid"));
+    Ok(dir.join(format!("{name}.session")))
 }

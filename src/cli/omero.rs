@@ -42,6 +42,12 @@ fn meaning(arguments: &[OsString]) -> Meaning {
         .collect();
     let ours = |arguments: Vec<&OsString>| Meaning::Ours(arguments.into_iter().cloned().collect());
     match words.as_slice() {
+        // Without a name the node of this host is meant.
+        ["node", "start" | "stop" | "restart" | "status"]
+        | ["node", "sync", "start" | "stop" | "restart" | "status"] => {
+            let command = arguments.last().cloned().unwrap_or_default();
+            Meaning::Ours(vec!["node".into(), own_node(), command])
+        }
         ["config", ..] => ours(arguments.iter().collect()),
         // `sync` asks for what ours do anyhow: they wait.
         ["node", ..] => ours(arguments.iter().filter(|a| *a != "sync").collect()),
@@ -52,6 +58,16 @@ fn meaning(arguments: &[OsString]) -> Meaning {
         ] => ours(arguments.iter().skip(1).collect()),
         _ => Meaning::Theirs,
     }
+}
+
+/// Returns the name of this host's node: `OMERO_NODE`, else the host's name without its domain.
+fn own_node() -> OsString {
+    let named = std::env::var_os("OMERO_NODE").filter(|name| !name.is_empty());
+    named.unwrap_or_else(|| {
+        let host = nix::unistd::gethostname().unwrap_or_default();
+        let host = host.to_string_lossy().into_owned();
+        host.split('.').next().unwrap_or_default().into()
+    })
 }
 
 /// Becomes the next `omero` on the PATH that is not this program; says why if there is none.

@@ -17,7 +17,7 @@ const MAX_SECRET: u64 = 4096;
 /// Where a password comes from.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PasswordArgs {
-    /// Read the password from the first line of a file, `-` for standard input [default: ask for it]
+    /// Read the password from the first line of a file, `-` for standard input [default: $OMERO_PASSWORD where one logs in, else ask for it]
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
 }
@@ -35,6 +35,13 @@ impl PasswordArgs {
                 Failure::new(code::USAGE, format!("cannot read {}: {e}", file.display()))
             })?;
             return first_line(open);
+        }
+        // As OMERO's own commands take it; never for a new password.
+        if self.password_file.is_none()
+            && !twice
+            && let Ok(password) = std::env::var("OMERO_PASSWORD")
+        {
+            return Ok(Secret::new(password));
         }
         if self.password_file.is_some() || !std::io::stdin().is_terminal() {
             return first_line(std::io::stdin());

@@ -132,3 +132,19 @@ fn what_is_not_ours_goes_to_the_next_omero_on_the_path() {
     let done = grid.finish(&mut command, "").ok();
     assert_eq!(done.stdout, "theirs admin diagnostics\n");
 }
+
+#[test]
+fn the_node_of_this_host_and_the_password_come_from_omeros_variables() {
+    let mut grid = shipped();
+    grid.set("OMERO_NODE", "backup");
+    omero(&grid, "admin start descriptors/default.xml").ok();
+    omero(&grid, "node start").ok();
+    grid.wait("node backup", || {
+        (grid.node("backup")?["state"] == "up").then_some(())
+    });
+    let password = grid.root_password();
+    grid.set("OMERO_PASSWORD", password.trim());
+    grid.run("session create --user root").ok();
+    grid.set("OMERO_PASSWORD", "wrong");
+    grid.run("session create --user root").exits(6);
+}

@@ -46,6 +46,11 @@ pub fn traps(omero_dir: &Path) -> Vec<String> {
             "{set} is set and {other}, is not; servers are given both"
         ));
     }
+    if std::env::var_os("OMERO_HOME").is_some() {
+        found.push(
+            "OMERO_HOME is set, and nothing reads it; OMERODIR names the directory".to_owned(),
+        );
+    }
     found
 }
 
