@@ -15,6 +15,7 @@ pub mod cli;
 pub mod config;
 pub mod descriptor;
 pub mod ice;
+pub mod icegrid;
 pub mod ipc;
 pub mod master;
 pub mod model;

@@ -1,5 +1,6 @@
 //! Reading and writing bytes: little endian, no padding, sizes of one or five bytes (`ice-protocol.md` §1, §6).
 
+use super::class::{Reading, Writing};
 use super::error::DecodeError;
 
 /// A version of the encoding.
@@ -54,16 +55,22 @@ impl<'a> Encapsulation<'a> {
 const HEAD: usize = 6;
 
 /// Takes values off the front of bytes, which only become fewer.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Reader<'a> {
     bytes: &'a [u8],
     encoding: Encoding,
+    /// Where classes are expected, what is known of them so far.
+    pub(super) classes: Option<Box<Reading<'a>>>,
 }
 
 impl<'a> Reader<'a> {
     /// Reads these bytes in this encoding.
     pub fn new(bytes: &'a [u8], encoding: Encoding) -> Self {
-        Self { bytes, encoding }
+        Self {
+            bytes,
+            encoding,
+            classes: None,
+        }
     }
 
     /// Returns the encoding that is read.
@@ -74,6 +81,30 @@ impl<'a> Reader<'a> {
     /// Returns how many bytes are left.
     pub fn left(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Returns what is left, and takes nothing.
+    pub(super) fn peek(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Goes back to what was left before.
+    pub(super) fn rewind(&mut self, before: &'a [u8]) {
+        self.bytes = before;
+    }
+
+    /// Reads other bytes for a while, and all of them.
+    pub(super) fn within<T>(
+        &mut self,
+        bytes: &'a [u8],
+        read: impl FnOnce(&mut Self) -> Result<T, DecodeError>,
+    ) -> Result<T, DecodeError> {
+        let outside = std::mem::replace(&mut self.bytes, bytes);
+        let value = read(self)?;
+        match std::mem::replace(&mut self.bytes, outside).len() {
+            0 => Ok(value),
+            left => Err(DecodeError::LeftOver(left)),
+        }
     }
 
     /// Takes everything that is left.
@@ -172,6 +203,8 @@ impl<'a> Reader<'a> {
 pub struct Writer {
     bytes: Vec<u8>,
     encoding: Encoding,
+    /// Where classes are written, what is written of them so far.
+    pub(super) classes: Option<Box<Writing>>,
 }
 
 impl Writer {
@@ -180,6 +213,7 @@ impl Writer {
         Self {
             bytes: Vec::new(),
             encoding,
+            classes: None,
         }
     }
 
@@ -254,16 +288,31 @@ impl Writer {
         self.set_int(begin, length(self.bytes.len() - begin));
     }
 
+    /// Puts what `fill` writes behind its number of bytes, an `int`, to which `more` are added.
+    pub(super) fn sized(&mut self, more: usize, fill: impl FnOnce(&mut Self)) {
+        let begin = self.bytes.len();
+        self.int(i32::MAX);
+        fill(self);
+        self.set_int(begin, length(self.bytes.len() - begin - 4 + more));
+    }
+
     /// Sets an `int` that was put at an earlier place.
     pub(super) fn set_int(&mut self, at: usize, value: i32) {
         if let Some(place) = self.bytes.get_mut(at..at + 4) {
             place.copy_from_slice(&value.to_le_bytes());
         }
     }
+
+    /// Adds bits to a byte that was put at an earlier place.
+    pub(super) fn set_bits(&mut self, at: usize, bits: u8) {
+        if let Some(place) = self.bytes.get_mut(at) {
+            *place |= bits;
+        }
+    }
 }
 
 /// A length as the protocol has it. Nothing of ours comes near the end of the range.
-fn length(length: usize) -> i32 {
+pub(super) fn length(length: usize) -> i32 {
     i32::try_from(length).unwrap_or(i32::MAX)
 }
 

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::bytes::{Encoding, Reader, Writer};
-use super::codec::{Decode, Encode};
+use super::codec::{Decode, Encode, Shape};
 use super::error::DecodeError;
 use super::words::{ParseError, Words};
 
@@ -230,9 +230,11 @@ pub(super) fn version(text: &str) -> Option<[u8; 2]> {
     Some([major.parse().ok()?, minor.parse().ok()?])
 }
 
-impl Decode<'_> for Endpoint {
+impl Shape for Endpoint {
     const LEAST: usize = 8;
+}
 
+impl Decode<'_> for Endpoint {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let kind = i16::decode(reader)?;
         let encapsulation = reader.encapsulation()?;
@@ -281,7 +283,7 @@ impl Encode for Endpoint {
     }
 }
 
-impl Encode for Address {
+impl Address {
     fn encode(&self, writer: &mut Writer) {
         writer.text(&self.host);
         writer.int(self.port);

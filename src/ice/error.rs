@@ -54,6 +54,34 @@ pub enum DecodeError {
     /// Values are nested too deeply.
     #[error("values are nested too deeply")]
     Depth,
+    /// An optional value is marked as what it is not.
+    #[error("the optional value of tag {tag} is of format {format}")]
+    OptionalFormat {
+        /// Its tag.
+        tag: i32,
+        /// How it is marked.
+        format: u8,
+    },
+    /// An instance is referred to that there is not.
+    #[error("there is no instance {0}")]
+    Instance(i64),
+    /// An instance is there twice.
+    #[error("instance {0} is there twice")]
+    Twice(i32),
+    /// An instance is of a class that is not known, and of no class above it that is.
+    #[error("class {0:?} is not known")]
+    Class(String),
+    /// An instance is not of the class that is wanted.
+    #[error("an instance is a {found}, not a {wanted}")]
+    NotA {
+        /// What it is.
+        found: String,
+        /// What is wanted.
+        wanted: &'static str,
+    },
+    /// A slice of a class or of an exception is not as it should be.
+    #[error("a slice is wrong: {0}")]
+    Slice(&'static str),
     /// A message does not begin with the magic number.
     #[error("this is not Ice: the message begins with {0:02x?}")]
     Magic([u8; 4]),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::bytes::{Reader, Writer};
-use super::codec::{Decode, Encode};
+use super::codec::{Decode, Encode, Shape};
 use super::error::DecodeError;
 use super::words::{ParseError, escape, unescape};
 
@@ -32,9 +32,11 @@ impl Identity {
     }
 }
 
-impl Decode<'_> for Identity {
+impl Shape for Identity {
     const LEAST: usize = 2;
+}
 
+impl Decode<'_> for Identity {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let (name, category) = <(String, String)>::decode(reader)?;
         if name.is_empty() && !category.is_empty() {

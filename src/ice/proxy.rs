@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::bytes::{Encoding, Reader, Writer};
-use super::codec::{Decode, Encode};
+use super::codec::{Decode, Encode, Shape};
 use super::endpoint::{Endpoint, version};
 use super::error::DecodeError;
 use super::identity::Identity;
@@ -108,9 +108,11 @@ pub(super) fn put_facet(facet: &str, writer: &mut Writer) {
     }
 }
 
-impl Decode<'_> for Option<Proxy> {
+impl Shape for Option<Proxy> {
     const LEAST: usize = 2;
+}
 
+impl Decode<'_> for Option<Proxy> {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let identity = Identity::decode(reader)?;
         if identity.is_nil() {

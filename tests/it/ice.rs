@@ -9,7 +9,7 @@ use omero_grid::ice::{
 use serde_json::Value;
 
 /// The largest message that OMERO's clients accept.
-const MAX: usize = 250_000 * 1024;
+pub(crate) const MAX: usize = 250_000 * 1024;
 
 /// Where the recorded streams are; a clone without them skips, unless `OMERO_GRID_REQUIRE_PEERS=1`.
 fn streams() -> Vec<(PathBuf, Value)> {
@@ -37,7 +37,7 @@ fn streams() -> Vec<(PathBuf, Value)> {
 }
 
 /// Calls `look` with every recorded message and what is known of it. Returns how many there were.
-fn each(mut look: impl FnMut(&[u8], &Value, &str)) -> usize {
+pub(crate) fn each(mut look: impl FnMut(&[u8], &Value, &str)) -> usize {
     let mut count = 0;
     for (path, stream) in streams() {
         for (number, entry) in stream.as_array().unwrap().iter().enumerate().skip(1) {
@@ -57,7 +57,7 @@ fn each(mut look: impl FnMut(&[u8], &Value, &str)) -> usize {
     count
 }
 
-fn text<'v>(value: &'v Value, key: &str) -> &'v str {
+pub(crate) fn text<'v>(value: &'v Value, key: &str) -> &'v str {
     value[key].as_str().unwrap_or_default()
 }
 

@@ -1,0 +1,3 @@
+//! The registry's face for Ice: what IceGrid's own tools, servers and clients call.
+
+pub mod types;
