@@ -298,6 +298,7 @@ impl Desired {
                 .into_iter()
                 .filter(|id| is_waited_for(id) && !active.contains(id))
                 .collect(),
+            locator: None,
         }
     }
 }

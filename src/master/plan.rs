@@ -25,7 +25,9 @@ impl Order {
         match (self, other) {
             (Self::Stop, Self::Stop) => true,
             (Self::Run(a), Self::Run(b)) => {
-                a.servers == b.servers && a.not_ready_elsewhere == b.not_ready_elsewhere
+                a.servers == b.servers
+                    && a.not_ready_elsewhere == b.not_ready_elsewhere
+                    && a.locator == b.locator
             }
             (Self::Run(_), Self::Stop) | (Self::Stop, Self::Run(_)) => false,
         }

@@ -93,6 +93,8 @@ fn reports(desired: &Desired, sessions: u64) -> BTreeMap<ServerId, ServerReport>
             next_start_ms: None,
             is_builtin_blitz: is_blitz,
             blitz,
+            adapters: BTreeMap::new(),
+            process: None,
         }
     };
     desired

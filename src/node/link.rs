@@ -38,6 +38,10 @@ impl Handler<NodeLink> for Answers {
                 action,
                 wait_ms,
             } => act(supervisor, server, action, Duration::from_millis(wait_ms)).await,
+            Request::Register { server, .. } => Err(Refusal::new(
+                RefusalKind::Failed,
+                format!("server {server} cannot register yet"),
+            )),
             Request::Blitz { server, request } => {
                 let context = supervisor.context();
                 if context.board.get(&server).is_none() {

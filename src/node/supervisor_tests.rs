@@ -60,6 +60,7 @@ impl Node {
             generation,
             servers,
             not_ready_elsewhere: Vec::new(),
+            locator: None,
         };
         self.node.supervisor.configure(assignment).await.unwrap();
     }
@@ -185,6 +186,7 @@ async fn a_changed_definition_restarts_and_an_older_assignment_is_refused() {
         generation: 3,
         servers: Vec::new(),
         not_ready_elsewhere: Vec::new(),
+        locator: None,
     };
     let refusal = node.node.supervisor.configure(old).await.unwrap_err();
     assert_eq!(refusal.kind, RefusalKind::Refused);

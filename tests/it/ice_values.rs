@@ -98,6 +98,8 @@ fn thrown_again<E: Exception>(within: &Encapsulation<'_>, format: Format) -> Opt
     Some(writer.into_bytes())
 }
 
+type ThrownAgain = fn(&Encapsulation<'_>, Format) -> Option<Vec<u8>>;
+
 type Again = fn(&Encapsulation<'_>, Family, Format) -> Result<Vec<u8>, DecodeError>;
 
 /// The parameters and the results of the operations that are recorded; those of one name have the same everywhere.
@@ -236,7 +238,7 @@ const OPERATIONS: &[(&str, Again, Again)] = &[
 ];
 
 fn throws(within: &Encapsulation<'_>, format: Format) -> Option<Vec<u8>> {
-    let all: &[fn(&Encapsulation<'_>, Format) -> Option<Vec<u8>>] = &[
+    let all: &[ThrownAgain] = &[
         thrown_again::<BaseError>,
         thrown_again::<DerivedError>,
         thrown_again::<ClassError>,

@@ -1,5 +1,6 @@
 //! Master ↔ node: what the node has to run, and how that goes.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,13 @@ pub enum Request {
         action: Action,
         wait_ms: u64,
     },
+    /// What an Ice server says of itself (`Ice::LocatorRegistry`), durable before it is answered: [`Reply::Registered`]. `from`: the
+    /// process that says so, where that is known.
+    Register {
+        server: ServerId,
+        what: Registration,
+        from: Option<u32>,
+    },
     /// Passes a request on to a built-in Blitz: [`Reply::Blitz`].
     Blitz {
         server: ServerId,
@@ -44,6 +52,34 @@ pub enum Request {
     /// Has another program take the node's place in its process: [`Reply::Upgrading`], and the connection ends. With `prove` only asks
     /// that program whether it could: [`Reply::Upgradable`].
     Upgrade { binary: PathBuf, prove: bool },
+}
+
+/// What an Ice server says of itself. Proxies are in their written form; without one it takes back what it said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "register", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "named for what they are")]
+pub enum Registration {
+    /// Where an object adapter listens.
+    Adapter {
+        adapter: String,
+        proxy: Option<String>,
+    },
+    /// Where its process can be asked to end: facet `Process` of its admin object.
+    Process { proxy: Option<String> },
+}
+
+/// What became of a [`Registration`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Registered {
+    /// It holds.
+    Taken,
+    /// It came from a process that is no longer the server's, and changes nothing.
+    Stale,
+    /// The server is active, and its adapter listens elsewhere.
+    AlreadyActive,
+    /// The server has no such adapter.
+    NoSuchAdapter,
 }
 
 /// Something to be done to a server.
@@ -72,6 +108,9 @@ pub struct Assignment {
     /// active yet.
     #[serde(default)]
     pub not_ready_elsewhere: Vec<ServerId>,
+    /// The registry's locator (a written proxy), for servers that have none of their own; absent where the registry does not listen.
+    #[serde(default)]
+    pub locator: Option<String>,
 }
 
 /// A server that a node has to supervise.
@@ -134,6 +173,9 @@ pub enum Reply {
     Blitz {
         reply: Box<blitz::Reply>,
     },
+    Registered {
+        outcome: Registered,
+    },
     Stopping,
     Upgrading,
     /// `version`: what the program calls itself.
@@ -184,6 +226,12 @@ pub struct ServerReport {
     pub is_builtin_blitz: bool,
     /// What the built-in Blitz says of itself, while it answers.
     pub blitz: Option<blitz::Status>,
+    /// The adapters that its process has registered, and where they listen (written proxies).
+    #[serde(default)]
+    pub adapters: BTreeMap<String, String>,
+    /// Where its process can be asked to end, if it has said so (a written proxy).
+    #[serde(default)]
+    pub process: Option<String>,
 }
 
 impl ServerReport {

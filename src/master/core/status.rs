@@ -152,6 +152,8 @@ impl Core {
             next_start_ms: None,
             is_builtin_blitz: descriptor.is_builtin_blitz(),
             blitz: None,
+            adapters: BTreeMap::new(),
+            process: None,
         }
     }
 

@@ -1,5 +1,7 @@
 //! What others hear of a server: the node's board, the log, and those who wait for it to be active or gone.
 
+use std::collections::BTreeMap;
+
 use tokio::sync::oneshot;
 use tracing::info;
 
@@ -141,6 +143,8 @@ impl Task {
             next_start_ms: next,
             is_builtin_blitz: self.assigned.descriptor.is_builtin_blitz(),
             blitz: known.and_then(|report| report.blitz),
+            adapters: BTreeMap::new(),
+            process: None,
             id,
         }
     }
