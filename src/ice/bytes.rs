@@ -254,6 +254,21 @@ impl Writer {
         self.set_int(begin, length(self.bytes.len() - begin));
     }
 
+    /// Forgets what was put from this place on.
+    pub(super) fn truncate(&mut self, length: usize) {
+        self.bytes.truncate(length);
+    }
+
+    /// Forgets so many bytes at the front.
+    pub(super) fn consume(&mut self, count: usize) {
+        self.bytes.drain(..count.min(self.bytes.len()));
+    }
+
+    /// Returns for how many bytes there is room without asking for more.
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Sets an `int` that was put at an earlier place.
     pub(super) fn set_int(&mut self, at: usize, value: i32) {
         if let Some(place) = self.bytes.get_mut(at..at + 4) {

@@ -12,6 +12,7 @@ mod endpoint;
 mod error;
 mod identity;
 mod message;
+pub mod net;
 mod proxy;
 mod words;
 
