@@ -85,6 +85,8 @@ pub struct Options {
     pub wait: Duration,
     /// How it logs, for its successor.
     pub log: Log,
+    /// Properties of the registry that were given to its start, for its successor.
+    pub ice: Vec<(String, String)>,
 }
 
 /// A master that cannot start.
@@ -307,7 +309,11 @@ impl Master {
         let signals = Signals::new().map_err(system("receive signals"))?;
         receive_signals();
         let Options {
-            paths, wait, log, ..
+            paths,
+            wait,
+            log,
+            ice,
+            ..
         } = self.options;
         info!(version = env!("CARGO_PKG_VERSION"), dir = %paths.dir().display(), "the master serves");
         for notice in &self.notices {
@@ -323,6 +329,7 @@ impl Master {
             paths: paths.clone(),
             wait,
             log,
+            ice,
             started_ms,
             locks: self.locks,
             reaper: reaper.clone(),
