@@ -288,12 +288,27 @@ impl Writer {
         self.set_int(begin, length(self.bytes.len() - begin));
     }
 
-    /// Puts what `fill` writes behind its number of bytes, an `int`, to which `more` are added.
-    pub(super) fn sized(&mut self, more: usize, fill: impl FnOnce(&mut Self)) {
+    /// Puts what `fill` writes behind its number of bytes, an `int`.
+    pub(super) fn sized(&mut self, fill: impl FnOnce(&mut Self)) {
         let begin = self.bytes.len();
         self.int(i32::MAX);
         fill(self);
-        self.set_int(begin, length(self.bytes.len() - begin - 4 + more));
+        self.set_int(begin, length(self.bytes.len() - begin - 4));
+    }
+
+    /// Forgets what was put from this place on.
+    pub(super) fn truncate(&mut self, length: usize) {
+        self.bytes.truncate(length);
+    }
+
+    /// Forgets so many bytes at the front.
+    pub(super) fn consume(&mut self, count: usize) {
+        self.bytes.drain(..count.min(self.bytes.len()));
+    }
+
+    /// Returns for how many bytes there is room without asking for more.
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
     }
 
     /// Sets an `int` that was put at an earlier place.

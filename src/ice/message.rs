@@ -39,7 +39,7 @@ impl Compression {
 /// The first bytes of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    kind: u8,
+    pub(super) kind: u8,
     /// Whether it is compressed.
     pub compression: Compression,
     /// How large the message is, this header included, in bytes.
@@ -81,9 +81,9 @@ impl Header {
     }
 }
 
-const REQUEST: u8 = 0;
-const BATCH: u8 = 1;
-const REPLY: u8 = 2;
+pub(super) const REQUEST: u8 = 0;
+pub(super) const BATCH: u8 = 1;
+pub(super) const REPLY: u8 = 2;
 const VALIDATE: u8 = 3;
 const CLOSE: u8 = 4;
 
@@ -135,6 +135,17 @@ pub enum Missing {
     Facet,
     /// The operation.
     Operation,
+}
+
+impl Missing {
+    /// Returns the status of a reply that says so.
+    pub(super) fn status(self) -> u8 {
+        match self {
+            Self::Object => 2,
+            Self::Facet => 3,
+            Self::Operation => 4,
+        }
+    }
 }
 
 /// What became of a call.
@@ -246,24 +257,21 @@ impl<'a> Message<'a> {
 
     /// Writes the message with its header.
     pub fn encode(&self, compression: Compression, writer: &mut Writer) {
-        let begin = writer.bytes().len();
-        writer.put(&MAGIC);
-        writer.put(&[1, 0, 1, 0]);
-        writer.byte(match self {
+        let kind = match self {
             Self::Request(_) => REQUEST,
             Self::Batch(_) => BATCH,
             Self::Reply(_) => REPLY,
             Self::Validate => VALIDATE,
             Self::Close => CLOSE,
             Self::Compressed { kind, .. } => *kind,
-        });
-        writer.byte(match (self, compression) {
-            (Self::Compressed { .. }, _) => 2,
+        };
+        let compression = match (self, compression) {
+            (Self::Compressed { .. }, _) => Compression::Yes,
             // What is not compressed cannot say that it is.
-            (_, Compression::No) => 0,
-            (_, Compression::Understood | Compression::Yes) => 1,
-        });
-        writer.int(i32::MAX);
+            (_, Compression::No) => Compression::No,
+            (_, Compression::Understood | Compression::Yes) => Compression::Understood,
+        };
+        let begin = begin(kind, compression, writer);
         match self {
             Self::Request(request) => {
                 writer.int(request.id);
@@ -282,9 +290,29 @@ impl<'a> Message<'a> {
                 writer.put(body);
             }
         }
-        let size = writer.bytes().len() - begin;
-        writer.set_int(begin + HEADER - 4, i32::try_from(size).unwrap_or(i32::MAX));
+        end(begin, writer);
     }
+}
+
+/// Begins a message: writes its header, and returns where, for [`end`].
+pub(super) fn begin(kind: u8, compression: Compression, writer: &mut Writer) -> usize {
+    let begin = writer.bytes().len();
+    writer.put(&MAGIC);
+    writer.put(&[1, 0, 1, 0, kind]);
+    writer.byte(match compression {
+        Compression::No => 0,
+        Compression::Understood => 1,
+        Compression::Yes => 2,
+    });
+    // More than can ever be, until it is known.
+    writer.int(i32::MAX);
+    begin
+}
+
+/// Ends the message that began there.
+pub(super) fn end(begin: usize, writer: &mut Writer) {
+    let size = writer.bytes().len() - begin;
+    writer.set_int(begin + HEADER - 4, i32::try_from(size).unwrap_or(i32::MAX));
 }
 
 impl<'a> Target<'a> {
@@ -297,7 +325,7 @@ impl<'a> Target<'a> {
         })
     }
 
-    fn encode(&self, writer: &mut Writer) {
+    pub(super) fn encode(&self, writer: &mut Writer) {
         writer.text(self.name);
         writer.text(self.category);
         put_facet(self.facet, writer);
@@ -331,7 +359,8 @@ impl<'a> Request<'a> {
         })
     }
 
-    fn encode(&self, writer: &mut Writer) {
+    /// Writes it without its id.
+    pub(super) fn encode(&self, writer: &mut Writer) {
         self.target.encode(writer);
         writer.byte(self.mode as u8);
         self.context.encode(writer);
@@ -354,7 +383,7 @@ impl<'a> Reply<'a> {
         Ok(Self { id, outcome })
     }
 
-    fn encode(&self, writer: &mut Writer) {
+    pub(super) fn encode(&self, writer: &mut Writer) {
         writer.int(self.id);
         match &self.outcome {
             Outcome::Done(result) => {
@@ -366,11 +395,7 @@ impl<'a> Reply<'a> {
                 writer.encapsulation(exception);
             }
             Outcome::Missing(what, target) => {
-                writer.byte(match what {
-                    Missing::Object => 2,
-                    Missing::Facet => 3,
-                    Missing::Operation => 4,
-                });
+                writer.byte(what.status());
                 target.encode(writer);
             }
             Outcome::Unknown(status, text) => {

@@ -16,6 +16,7 @@ mod error;
 mod exception;
 mod identity;
 mod message;
+pub mod net;
 mod optional;
 mod proxy;
 mod slice;

@@ -116,7 +116,7 @@ impl Writer {
                 self.size(beside.bytes().len());
                 self.put(beside.bytes());
             }
-            OptionalFormat::FSize => self.sized(0, |writer| value.encode(writer)),
+            OptionalFormat::FSize => self.sized(|writer| value.encode(writer)),
             _ => value.encode(self),
         }
     }

@@ -109,6 +109,24 @@ pub(crate) struct Rollout {
     pub(crate) failed: Option<String>,
 }
 
+/// An adapter that registered itself without being deployed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DynamicAdapter {
+    /// Where it listens, a written proxy.
+    pub(crate) proxy: String,
+    /// The replica group that it says it belongs to, or empty.
+    pub(crate) group: String,
+}
+
+/// A well-known object that was added by hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DynamicObject {
+    /// Its type, or empty.
+    pub(crate) type_id: String,
+    /// Its proxy, as it is written.
+    pub(crate) proxy: String,
+}
+
 /// One durable change.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Change {
@@ -128,6 +146,10 @@ pub(crate) enum Change {
     Redirect(Option<ServerId>),
     /// Blitzes are restarted one after another, or no longer are.
     Rollout(Option<Box<Rollout>>),
+    /// An adapter that is not deployed has registered itself, or is to be forgotten.
+    Adapter(String, Option<DynamicAdapter>),
+    /// An object was added by its identity, or is to be forgotten.
+    Object(String, Option<DynamicObject>),
 }
 
 /// Everything that is wanted.
@@ -143,6 +165,10 @@ pub(crate) struct Desired {
     /// The one shared redirect of `configRedirector` (DESIGN.md §7).
     pub(crate) redirect: Option<ServerId>,
     pub(crate) rollout: Option<Rollout>,
+    /// Adapters that registered themselves without being deployed, by id.
+    pub(crate) adapters: BTreeMap<String, DynamicAdapter>,
+    /// Well-known objects that were added by hand, by their written identity.
+    pub(crate) objects: BTreeMap<String, DynamicObject>,
     /// Grows with every change and from one master to the next.
     pub(crate) generation: u64,
 }
@@ -169,6 +195,8 @@ impl Desired {
             Change::Drain(server, drain) => set(&mut self.drains, server, drain),
             Change::Redirect(redirect) => self.redirect = redirect,
             Change::Rollout(rollout) => self.rollout = rollout.map(|rollout| *rollout),
+            Change::Adapter(id, adapter) => set(&mut self.adapters, id, adapter),
+            Change::Object(identity, object) => set(&mut self.objects, identity, object),
         }
     }
 
@@ -261,7 +289,12 @@ impl Desired {
     }
 
     /// Returns everything that a node has to run, given which of the servers that come first are active.
-    pub(crate) fn assignment(&self, node: &NodeName, active: &BTreeSet<ServerId>) -> Assignment {
+    pub(crate) fn assignment(
+        &self,
+        node: &NodeName,
+        active: &BTreeSet<ServerId>,
+        locator: Option<String>,
+    ) -> Assignment {
         let mut servers: Vec<_> = self
             .placed()
             .filter(|(.., placed)| placed.node == *node)
@@ -298,7 +331,7 @@ impl Desired {
                 .into_iter()
                 .filter(|id| is_waited_for(id) && !active.contains(id))
                 .collect(),
-            locator: None,
+            locator,
         }
     }
 }

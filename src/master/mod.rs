@@ -8,6 +8,7 @@ mod core;
 mod desired;
 mod directory;
 mod drain;
+mod handle;
 mod handler;
 mod incidents;
 mod loads;
@@ -17,6 +18,7 @@ mod plan;
 mod process;
 mod redirect;
 mod refused;
+mod registry;
 mod services;
 mod sessions;
 mod shared;
@@ -38,9 +40,11 @@ use tracing::{info, warn};
 pub use self::core::LoadError;
 use self::core::{Command, Core};
 use self::desired::{Change, Desired, Selection};
+pub use self::handle::Handle;
 use self::handler::ClientHandler;
 use self::placement::Allocator;
 pub(crate) use self::process::{NodeProcess, inherited_environment, start as start_node};
+pub use self::registry::{Adapter, Group, Host, Object, Registry};
 use self::shared::Shared;
 use self::state::{Happening, StateDb, StateError};
 use self::upgrade::UpgradePlan;
@@ -60,6 +64,9 @@ use crate::sys::reaper::Reaper;
 use crate::sys::signals::{Signal, Signals};
 use crate::sys::successor::receive_signals;
 use crate::telemetry::chain;
+
+/// How many commands may wait for the core.
+const COMMANDS: usize = 64;
 
 /// What the master is started with.
 #[derive(Debug, Clone)]
@@ -167,6 +174,10 @@ pub struct Master {
     locks: Vec<(PathBuf, Lock)>,
     /// When the process was started, if another program has run in it before; milliseconds since 1970.
     started_ms: Option<u64>,
+    shared: Arc<Shared>,
+    commands: (mpsc::Sender<Command>, mpsc::Receiver<Command>),
+    /// The registry's locator, where it listens: a written proxy.
+    locator: Option<String>,
 }
 
 impl Master {
@@ -215,6 +226,9 @@ impl Master {
             notices,
             locks,
             started_ms: None,
+            shared: Arc::new(Shared::new()),
+            commands: mpsc::channel(COMMANDS),
+            locator: None,
             options,
         })
     }
@@ -253,8 +267,25 @@ impl Master {
                 .map(|(path, file)| (path, Lock::inherit(file)))
                 .collect(),
             started_ms: Some(started_ms),
+            shared: Arc::new(Shared::new()),
+            commands: mpsc::channel(COMMANDS),
+            locator: None,
             options,
         })
+    }
+
+    /// Returns the grid for its faces. What they ask is answered once the master serves.
+    pub fn handle(&self) -> Handle {
+        Handle {
+            shared: self.shared.clone(),
+            commands: self.commands.0.clone(),
+            paths: self.options.paths.clone(),
+        }
+    }
+
+    /// Says where servers find the registry: its locator, a written proxy.
+    pub fn set_locator(&mut self, locator: String) {
+        self.locator = Some(locator);
     }
 
     /// Returns what whoever starts the grid should know.
@@ -282,8 +313,8 @@ impl Master {
         for notice in &self.notices {
             info!("{notice}");
         }
-        let shared = Arc::new(Shared::new());
-        let (commands, queue) = mpsc::channel(64);
+        let shared = self.shared;
+        let (commands, queue) = self.commands;
         let mut tasks = JoinSet::new();
         tasks.spawn(systemd::run(shared.clone(), wait));
         let (upgrade, mut upgrades) = mpsc::channel(1);
@@ -320,6 +351,7 @@ impl Master {
             shared,
             reaper,
             started_ms,
+            self.locator,
         )
         .run(queue);
         tokio::pin!(core);

@@ -45,6 +45,8 @@ pub(crate) struct Circumstances {
     pub(crate) restarting: BTreeSet<NodeName>,
     /// Those of the servers that others come after that are active.
     pub(crate) active: BTreeSet<ServerId>,
+    /// The registry's locator, where it listens.
+    pub(crate) locator: Option<String>,
 }
 
 /// Decides what every node has to do. Nodes that are known and no longer wanted are stopped.
@@ -62,7 +64,11 @@ pub(crate) fn orders(
         let stopped = now.stopping || now.restarting.contains(&node);
         let runs = deployed.contains(&node) && desired.wants_node(&node) && !stopped;
         let order = if runs {
-            Order::Run(Arc::new(desired.assignment(&node, &now.active)))
+            Order::Run(Arc::new(desired.assignment(
+                &node,
+                &now.active,
+                now.locator.clone(),
+            )))
         } else {
             Order::Stop
         };

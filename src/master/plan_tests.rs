@@ -260,19 +260,21 @@ fn a_server_waits_for_those_of_other_nodes_that_are_to_run() {
         ["first", "here"].map(|id| id.parse().unwrap()).into()
     );
     assert_eq!(
-        wanted.assignment(&node("n1"), &active).not_ready_elsewhere,
+        wanted
+            .assignment(&node("n1"), &active, None)
+            .not_ready_elsewhere,
         std::slice::from_ref(&first)
     );
     assert!(
         wanted
-            .assignment(&node("n0"), &active)
+            .assignment(&node("n0"), &active, None)
             .not_ready_elsewhere
             .is_empty()
     );
     active.insert(first.clone());
     assert!(
         wanted
-            .assignment(&node("n1"), &active)
+            .assignment(&node("n1"), &active, None)
             .not_ready_elsewhere
             .is_empty()
     );
@@ -286,7 +288,7 @@ fn a_server_waits_for_those_of_other_nodes_that_are_to_run() {
     ));
     assert!(
         wanted
-            .assignment(&node("n1"), &BTreeSet::new())
+            .assignment(&node("n1"), &BTreeSet::new(), None)
             .not_ready_elsewhere
             .is_empty()
     );

@@ -1,12 +1,13 @@
 //! What the master's tasks share: the published status, the links to the nodes, the session directory.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard};
 
 use tokio::sync::{RwLock, watch};
 
 use super::allocation::World;
 use super::directory::Directory;
+use super::registry::Registry;
 use crate::ipc::Client;
 use crate::ipc::message::client::GridStatus;
 use crate::ipc::message::node::NodeLink;
@@ -58,6 +59,9 @@ pub(crate) struct Shared {
     /// True once nothing is carried out any more, because another program takes over.
     pub(crate) leaving: watch::Sender<bool>,
     directory: Mutex<Directory>,
+    registry: std::sync::RwLock<Registry>,
+    /// Changes when the registry has.
+    pub(crate) registered: watch::Sender<u64>,
 }
 
 impl Shared {
@@ -71,7 +75,31 @@ impl Shared {
             gate: Arc::default(),
             leaving: watch::Sender::new(false),
             directory: Mutex::default(),
+            registry: std::sync::RwLock::default(),
+            registered: watch::Sender::new(0),
         }
+    }
+
+    /// Returns what is registered, to be looked at.
+    pub(crate) fn registry(&self) -> RwLockReadGuard<'_, Registry> {
+        self.registry.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is registered, and tells whoever waits for that.
+    pub(crate) fn change_registry(&self, change: impl FnOnce(&mut Registry)) {
+        let revision = {
+            let mut registry = self
+                .registry
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            change(&mut registry);
+            registry.revision()
+        };
+        self.registered.send_if_modified(|known| {
+            let differs = *known != revision;
+            *known = revision;
+            differs
+        });
     }
 
     pub(crate) fn directory(&self) -> MutexGuard<'_, Directory> {

@@ -9,7 +9,10 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::desired::{Change, Deployed, Desired, Drain, Held, Rollout, Selection, Switch, Wish};
+use super::desired::{
+    Change, Deployed, Desired, Drain, DynamicAdapter, DynamicObject, Held, Rollout, Selection,
+    Switch, Wish,
+};
 use crate::ipc::message::client::GridEvent;
 use crate::model::{NodeName, ServerId};
 use crate::sys::clock;
@@ -279,6 +282,14 @@ impl StateDb {
                 Change::Rollout(Some(Box::new(self.parse::<Rollout>(kind, name, document)?)))
             }
             "redirect" => Change::Redirect(Some(self.parse::<ServerId>(kind, name, document)?)),
+            "adapter" => Change::Adapter(
+                name.to_owned(),
+                Some(self.parse::<DynamicAdapter>(kind, name, document)?),
+            ),
+            "object" => Change::Object(
+                name.to_owned(),
+                Some(self.parse::<DynamicObject>(kind, name, document)?),
+            ),
             _ => return Err(self.corrupt(kind, name, &"unknown kind")),
         })
     }
@@ -393,6 +404,16 @@ impl StateDb {
                 Change::Redirect(redirect) => {
                     ("redirect", "", redirect.as_ref().map(json).transpose()?)
                 }
+                Change::Adapter(id, adapter) => (
+                    "adapter",
+                    id.as_str(),
+                    adapter.as_ref().map(json).transpose()?,
+                ),
+                Change::Object(identity, object) => (
+                    "object",
+                    identity.as_str(),
+                    object.as_ref().map(json).transpose()?,
+                ),
             };
             match document {
                 Some(document) => transaction.execute(

@@ -6,6 +6,7 @@
 mod blitzes;
 mod deploy;
 mod drains;
+mod registrations;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +27,7 @@ use crate::ipc::message::node::{Action, Goal, ServerReport};
 use crate::ipc::{Refusal, RefusalKind, RunDir};
 use crate::master::allocation::Policy;
 use crate::master::configuration::OnDisk;
-use crate::master::desired::{Change, Desired, Switch, Wish};
+use crate::master::desired::{Change, Desired, DynamicAdapter, DynamicObject, Switch, Wish};
 use crate::master::incidents::Incidents;
 use crate::master::node_task::{News, NodeTask};
 use crate::master::plan::{self, Circumstances, Order};
@@ -102,6 +103,21 @@ pub(crate) enum Command {
         uid: u32,
         answer: Answer<()>,
     },
+    /// Remembers an adapter that is not deployed, or forgets it.
+    Adapter {
+        id: String,
+        adapter: Option<DynamicAdapter>,
+        answer: Answer<()>,
+    },
+    /// Remembers a well-known object by its written identity, or forgets it.
+    Object {
+        identity: String,
+        object: Option<DynamicObject>,
+        uid: u32,
+        answer: Answer<()>,
+    },
+    /// Looks at what is wanted.
+    Look(Box<dyn FnOnce(&Desired) + Send>),
     /// Notes what happened.
     Note(Happening),
     Events {
@@ -169,6 +185,10 @@ pub(crate) struct Core {
     hostname: String,
     /// What the configuration store has.
     on_disk: OnDisk,
+    /// The registry's locator, where it listens.
+    locator: Option<String>,
+    /// The generation that the registry is of.
+    registry_of: u64,
     stopping: bool,
 }
 
@@ -180,6 +200,7 @@ impl Core {
         shared: Arc<Shared>,
         reaper: Reaper,
         process_started_ms: u64,
+        locator: Option<String>,
     ) -> Self {
         let (tell, news) = mpsc::channel(256);
         // Until the store is looked at.
@@ -221,12 +242,15 @@ impl Core {
             process_started_ms,
             hostname: Host::read().map(|host| host.hostname).unwrap_or_default(),
             on_disk: Ok(profile),
+            locator,
+            registry_of: u64::MAX,
             stopping: false,
         }
     }
 
     /// Runs until the grid was told to stop and every node has ended, or until every sender of commands is gone.
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        self.tend_registry();
         self.give_orders();
         self.tend_drains();
         self.tend_blitzes();
@@ -259,6 +283,8 @@ impl Core {
                     error!(%error, "the task of a node failed");
                 },
             }
+            // Before a node is told to start a server, its adapters are known.
+            self.tend_registry();
             self.give_orders();
             self.forget_nodes();
             self.tend_drains();
@@ -328,6 +354,18 @@ impl Core {
                 answer,
             } => drop(answer.send(self.redirect(change, uid))),
             Command::OnDisk(on_disk) => self.on_disk = on_disk,
+            Command::Look(look) => look(&self.desired),
+            Command::Adapter {
+                id,
+                adapter,
+                answer,
+            } => drop(answer.send(self.set_adapter(id, adapter))),
+            Command::Object {
+                identity,
+                object,
+                uid,
+                answer,
+            } => drop(answer.send(self.set_object(identity, object, uid))),
             Command::Note(happening) => self.note_once(happening),
             Command::Events {
                 after,
@@ -574,6 +612,7 @@ impl Core {
             stopping: self.stopping,
             restarting: self.restarting.clone(),
             active: self.come_first.iter().filter(active).cloned().collect(),
+            locator: self.locator.clone(),
         };
         if now == self.circumstances {
             return;
@@ -650,7 +689,10 @@ impl Core {
                 match state {
                     NodeState::Down => {
                         self.restarting.remove(name);
-                        node.reports.clear();
+                        let reports = std::mem::take(&mut node.reports);
+                        self.shared.change_registry(|registry| {
+                            reports.keys().for_each(|id| registry.down(id));
+                        });
                     }
                     // What the last process said may no longer hold; the next one tells anew.
                     NodeState::Lost => {
@@ -675,6 +717,11 @@ impl Core {
             News::Servers(reports) => {
                 let at = self.begun.elapsed();
                 let mut notes = Vec::new();
+                self.shared.change_registry(|registry| {
+                    for report in &reports {
+                        registry.hear(report);
+                    }
+                });
                 for report in reports {
                     let before = node.reports.get(&report.id);
                     for note in self.incidents.hear(before, &report, at, self.started_ms) {
