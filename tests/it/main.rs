@@ -14,6 +14,7 @@ mod files;
 mod generated;
 mod harness;
 mod ice;
+mod ice_peer;
 mod ice_values;
 mod moving;
 mod omero_name;

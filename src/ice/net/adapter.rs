@@ -155,7 +155,7 @@ impl Adapter {
             let has_place = connections.len() < self.settings.connections_max;
             tokio::select! {
                 // Cancel safe: `wait_for` and `join_next_with_id` only read; what was accepted is returned at once.
-                () = until(&mut stop) => break,
+                () = async { drop(stop.wait_for(|stop| *stop).await) } => break,
                 Some(ended) = tasks.join_next_with_id() => {
                     let id = match ended {
                         Ok((id, ())) => id,
@@ -235,11 +235,6 @@ impl Adapter {
             Err(error) => debug!(%error, "a connection ended before it was served"),
         }
     }
-}
-
-/// Waits until `stop` is true, or its sender is gone.
-async fn until(stop: &mut watch::Receiver<bool>) {
-    drop(stop.wait_for(|stop| *stop).await);
 }
 
 /// Returns the hosts by which others reach what listens on this one.

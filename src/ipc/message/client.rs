@@ -463,6 +463,9 @@ pub struct GridStatus {
     /// Whether the configuration on disk is the deployed one.
     #[serde(default)]
     pub configuration: ConfigurationStatus,
+    /// The registry's locator, where it listens: a written proxy.
+    #[serde(default)]
+    pub locator: Option<String>,
 }
 
 /// How the site's configuration on disk compares with the deployed one.

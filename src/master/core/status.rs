@@ -111,6 +111,7 @@ impl Core {
             drains: self.drain_status(),
             rollout: self.rollout_status(),
             configuration: self.configuration_status(),
+            locator: self.locator.clone(),
         }
     }
 
