@@ -589,6 +589,7 @@ async fn set_object(grid: &Grid, proxy: &Proxy, of: Option<&str>) -> Outcome<()>
     // Cancel safe: a watch loses nothing.
     let waited = async { while !holds() && registered.changed().await.is_ok() {} };
     let _ = tokio::time::timeout(ASK, waited).await;
+    grid.told().await;
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 use super::admin::Admin;
 use super::locate::{Circumstances, Found, find};
 use super::locator::{Finder, Locator, Query};
+use super::observers::Version;
 use super::registration::LocatorRegistry;
 use super::registry::Registry;
 use super::relay::Relay;
@@ -33,6 +34,9 @@ const FRESH: Duration = Duration::from_secs(5);
 
 /// How long a server may take to be active that somebody looks for, beyond its own time limit.
 const ACTIVATION: Duration = Duration::from_secs(3600);
+
+/// How long whoever changes something waits until observers know it.
+const TOLD: Duration = Duration::from_secs(5);
 
 /// A face that cannot be shown.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +69,12 @@ pub(super) struct Grid {
     /// What nobody waits for.
     behind: Mutex<JoinSet<()>>,
     pub(super) sessions: Sessions,
+    /// The applications that were last asked about, and the number of that state of them.
+    pub(super) serial: Mutex<(Vec<Version>, i32)>,
+    /// Moves when somebody waits until observers know all that has happened.
+    pub(super) observed: watch::Sender<u64>,
+    /// Up to where observers know it.
+    seen: watch::Sender<u64>,
 }
 
 /// How busy nodes are, multiplied by their factors.
@@ -300,6 +310,31 @@ impl Grid {
         behind.spawn(work);
     }
 
+    /// Waits until observers have been told all that has happened; whoever cannot be told holds nothing up for long.
+    pub(super) async fn told(&self) {
+        // Whoever observes has a receiver.
+        if self.observed.receiver_count() == 0 {
+            return;
+        }
+        let mut seen = self.seen.subscribe();
+        let mut mine = 0;
+        self.observed.send_modify(|waited_for| {
+            *waited_for += 1;
+            mine = *waited_for;
+        });
+        let told = seen.wait_for(|seen| *seen >= mine);
+        let _ = tokio::time::timeout(TOLD, told).await;
+    }
+
+    /// Says that an observer knows all that had happened when somebody began to wait for that.
+    pub(super) fn seen(&self, waited_for: u64) {
+        self.seen.send_if_modified(|seen| {
+            let further = waited_for > *seen;
+            *seen = waited_for.max(*seen);
+            further
+        });
+    }
+
     /// Returns a client that finds adapters and well-known objects as everybody does.
     pub(super) fn resolver(&self) -> &Client {
         self.resolver.get().unwrap_or(&self.client)
@@ -350,6 +385,9 @@ impl Face {
             resolver: OnceLock::new(),
             behind: Mutex::default(),
             sessions: Sessions::default(),
+            serial: Mutex::default(),
+            observed: watch::Sender::new(0),
+            seen: watch::Sender::new(0),
             settings,
         });
         let front: Arc<dyn Dispatcher> = Arc::new(Front {

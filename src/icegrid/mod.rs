@@ -6,6 +6,7 @@
 
 mod admin;
 mod applications;
+pub mod descriptors;
 mod face;
 mod files;
 mod locate;

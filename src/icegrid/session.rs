@@ -243,19 +243,23 @@ impl Session {
                 }
             }
             "startUpdate" => {
-                let mut lock = grid
-                    .sessions
-                    .lock
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                let started = match &*lock {
-                    Some((_, user)) => Err(access_denied(user)),
-                    None => {
-                        *lock = Some((session.id.clone(), session.user.clone()));
-                        Ok(observers::serial(grid))
-                    }
+                let taken = {
+                    let mut lock = grid
+                        .sessions
+                        .lock
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner);
+                    let taken = lock.as_ref().map(|(_, user)| user.clone());
+                    lock.get_or_insert_with(|| (session.id.clone(), session.user.clone()));
+                    taken
                 };
-                now(responder, started)
+                let grid = grid.clone();
+                later(responder, async move {
+                    match taken {
+                        Some(user) => Err(access_denied(&user)),
+                        None => Ok(observers::serial(&grid).await),
+                    }
+                })
             }
             "finishUpdate" => {
                 let mut lock = grid
