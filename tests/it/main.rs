@@ -15,6 +15,7 @@ mod generated;
 mod harness;
 mod ice;
 mod ice_values;
+mod icegrid_descriptors;
 mod moving;
 mod omero_name;
 mod omero_py;
