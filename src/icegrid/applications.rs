@@ -33,7 +33,9 @@ pub(super) fn dispatch(
 ) -> Served {
     let grid = admin.grid.clone();
     let edit = match operation {
-        "addApplication" => described(incoming).map(|new| (new.name.clone(), Edit::Add(new), false)),
+        "addApplication" => {
+            described(incoming).map(|new| (new.name.clone(), Edit::Add(new), false))
+        }
         "syncApplication" => {
             described(incoming).map(|new| (new.name.clone(), Edit::Replace(new), false))
         }
@@ -41,10 +43,10 @@ pub(super) fn dispatch(
             described(incoming).map(|new| (new.name.clone(), Edit::Replace(new), true))
         }
         "updateApplication" => update(incoming).map(|(name, edit)| (name, edit, false)),
-        "updateApplicationWithoutRestart" => update(incoming).map(|(name, edit)| (name, edit, true)),
-        "removeApplication" => {
-            params::<String>(incoming).map(|name| (name, Edit::Remove, false))
+        "updateApplicationWithoutRestart" => {
+            update(incoming).map(|(name, edit)| (name, edit, true))
         }
+        "removeApplication" => params::<String>(incoming).map(|name| (name, Edit::Remove, false)),
         "instantiateServer" => instance(incoming).map(|(name, edit)| (name, edit, false)),
         "getAllApplicationNames" => {
             let status = grid.handle.status();
@@ -90,7 +92,10 @@ pub(super) fn dispatch(
         Err(raised) => return now::<()>(responder, Err(raised)),
     };
     if let Some(lock_user_id) = grid.sessions.locked_by_other(&admin.session) {
-        return now::<()>(responder, Err(AccessDeniedException { lock_user_id }.into()));
+        return now::<()>(
+            responder,
+            Err(AccessDeniedException { lock_user_id }.into()),
+        );
     }
     let edition = Edition {
         name: name.clone(),

@@ -216,15 +216,7 @@ pub(super) async fn serial(grid: &Grid) -> i32 {
 /// everything is.
 pub(super) async fn observe(grid: Arc<Grid>, to: [Option<To>; 5], ready: oneshot::Sender<()>) {
     let [registry, nodes, applications, adapters, objects] = to;
-    let observer = |kept| {
-        move |to: Option<To>| {
-            to.map(|to| Observer {
-                to,
-                told: 0,
-                kept,
-            })
-        }
-    };
+    let observer = |kept| move |to: Option<To>| to.map(|to| Observer { to, told: 0, kept });
     let mut all = Observers {
         registry: observer(false)(registry),
         nodes: observer(false)(nodes),
@@ -280,7 +272,14 @@ impl Observers {
     async fn begin(&mut self, grid: &Grid, now: &Picture) {
         let none = Objects::default;
         let registries = vec![admin::registry_info()];
-        tell(grid, &mut self.registry, "registryInit", &registries, none()).await;
+        tell(
+            grid,
+            &mut self.registry,
+            "registryInit",
+            &registries,
+            none(),
+        )
+        .await;
         let nodes: Vec<NodeDynamicInfo> =
             now.nodes.values().map(|node| node.info.clone()).collect();
         tell(grid, &mut self.nodes, "nodeInit", &nodes, none()).await;
@@ -292,7 +291,14 @@ impl Observers {
                 .filter_map(|deployed| application_info(deployed, &mut objects).ok())
                 .collect();
             let all = (serial(grid).await, infos);
-            tell(grid, &mut self.applications, "applicationInit", &all, objects).await;
+            tell(
+                grid,
+                &mut self.applications,
+                "applicationInit",
+                &all,
+                objects,
+            )
+            .await;
         }
         let adapters: Vec<AdapterInfo> = now.adapters.values().cloned().collect();
         tell(grid, &mut self.adapters, "adapterInit", &adapters, none()).await;

@@ -4,9 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use crate::ice::net::{Answer, Incoming, Responder, Served, malformed};
-use crate::ice::{
-    Decode, DecodeError, Encode, Encoding, Family, Format, Missing, Objects, Throw, Writer,
-};
+use crate::ice::{Decode, DecodeError, Encode, Encoding, Family, Format, Objects, Throw, Writer};
 
 /// Why an operation has no results.
 #[derive(Debug)]
@@ -15,8 +13,6 @@ pub(super) enum Raised {
     Exception(Box<dyn Throw>),
     /// The parameters are not what they should be.
     Malformed(DecodeError),
-    /// The object is not there (any more).
-    NoObject,
     /// Something else, in words.
     Failed(String),
 }
@@ -80,7 +76,6 @@ pub(super) fn now<T: Results>(responder: Responder<'_>, outcome: Outcome<T>) -> 
             responder.exception(|writer| exception.throw(writer, Format::Compact))
         }
         Err(Raised::Malformed(error)) => responder.malformed(&error),
-        Err(Raised::NoObject) => responder.missing(Missing::Object),
         Err(Raised::Failed(text)) => responder.unknown(7, &text),
     }
 }
@@ -101,8 +96,6 @@ fn answer<T: Results>(encoding: Encoding, outcome: Outcome<T>) -> Answer {
             Answer::exception(encoding, |writer| exception.throw(writer, Format::Compact))
         }
         Err(Raised::Malformed(error)) => Answer::Unknown(5, malformed(&error)),
-        // Whoever answers later has looked before.
-        Err(Raised::NoObject) => Answer::Unknown(5, "Ice::ObjectNotExistException".to_owned()),
         Err(Raised::Failed(text)) => Answer::Unknown(7, text),
     }
 }

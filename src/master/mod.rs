@@ -39,6 +39,8 @@ use tracing::{info, warn};
 
 pub use self::core::LoadError;
 use self::core::{Command, Core};
+pub(crate) use self::core::{Edit, Edition};
+pub(crate) use self::desired::Deployed;
 use self::desired::{Change, Desired, Selection};
 pub use self::handle::Handle;
 use self::handler::ClientHandler;
@@ -530,9 +532,13 @@ async fn adopt_or_deploy(
     let sources = sources(options, desired)?;
     for source in sources {
         match core::load(source.clone(), desired, options.paths.dir()) {
-            Ok((deployed, warnings)) => {
+            Ok((mut deployed, warnings)) => {
                 notices.extend(warnings);
                 let known = desired.applications.get(&deployed.deployment.application);
+                if known.is_none_or(|known| known.differs(&deployed)) {
+                    let by = core::user(nix::unistd::geteuid().as_raw());
+                    deployed.history.go_on(&by, clock::now().wall_ms);
+                }
                 if living && known.is_some_and(|known| known.deployment != deployed.deployment) {
                     later = Some(source);
                 } else {
