@@ -42,6 +42,11 @@ impl Paths {
         self.grid().join("state.db")
     }
 
+    /// Returns the file that says where the registry listens, or last did.
+    pub fn registry(&self) -> PathBuf {
+        self.grid().join("registry")
+    }
+
     /// Returns the file with the grid's own id, which tells it from other grids on the same store.
     pub fn grid_id(&self) -> PathBuf {
         self.grid().join("id")

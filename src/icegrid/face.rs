@@ -35,6 +35,9 @@ const FRESH: Duration = Duration::from_secs(5);
 /// How long a server may take to be active that somebody looks for, beyond its own time limit.
 const ACTIVATION: Duration = Duration::from_secs(3600);
 
+/// How long what a server has registered may need to be known here once the server is active.
+const ON_ITS_WAY: Duration = Duration::from_secs(5);
+
 /// How long whoever changes something waits until observers know it.
 const TOLD: Duration = Duration::from_secs(5);
 
@@ -272,9 +275,10 @@ impl Grid {
         for server in startable {
             let (handle, server) = (self.handle.clone(), server.clone());
             starting.spawn(async move {
-                if let Err(refusal) = handle.activate(&server, ACTIVATION).await {
+                let started = handle.activate(&server, ACTIVATION).await;
+                started.inspect_err(|refusal| {
                     debug!(%server, %refusal, "a server that is looked for is not started");
-                }
+                })
             });
         }
         let mut registered = self.handle.registered();
@@ -282,12 +286,21 @@ impl Grid {
             Found::Known { proxy, startable } => proxy.is_some() || startable.is_empty(),
             Found::Nothing => true,
         };
+        let mut started = false;
         while !listens() {
             // Cancel safe: a set and a watch lose nothing.
             tokio::select! {
                 changed = registered.changed() => if changed.is_err() { break },
-                ended = starting.join_next() => if ended.is_none() { break },
+                ended = starting.join_next() => match ended {
+                    Some(ended) => started |= matches!(ended, Ok(Ok(()))),
+                    None => break,
+                },
             }
+        }
+        if started {
+            // What it has registered is on its way.
+            let listening = async { while !listens() && registered.changed().await.is_ok() {} };
+            let _ = tokio::time::timeout(ON_ITS_WAY, listening).await;
         }
         // The others are started all the same.
         self.behind(async move { while starting.join_next().await.is_some() {} });
@@ -394,7 +407,7 @@ impl Face {
             relay: Relay::new(grid.clone()),
             servants: servants.clone(),
         });
-        let client = bind(&grid.settings.client, &net, &front).await?;
+        let client = again(&grid, &net, &front).await?;
         let _ = grid.client_endpoints.set(client.endpoints().to_vec());
         let mut adapters = vec![client];
         if grid.settings.server.is_empty() {
@@ -465,6 +478,52 @@ impl Face {
         }
         self.grid.client.close().await;
     }
+}
+
+/// Listens for clients, where a port is the system's to choose on that which it chose last time: servers that run know no other.
+async fn again(
+    grid: &Grid,
+    net: &Arc<NetSettings>,
+    front: &Arc<dyn Dispatcher>,
+) -> Result<Adapter, FaceError> {
+    let wanted = &grid.settings.client;
+    let path = grid.handle.paths().registry();
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    let before = Endpoint::parse_all(text.trim()).unwrap_or_default();
+    let same: Vec<Endpoint> = wanted
+        .iter()
+        .map(|endpoint| with_port_of(endpoint, &before))
+        .collect();
+    let adapter = match bind(&same, net, front).await {
+        Err(FaceError::Taken { .. }) if same != *wanted => bind(wanted, net, front).await,
+        bound => bound,
+    }?;
+    let all: Vec<String> = adapter
+        .endpoints()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    if let Err(error) = std::fs::write(&path, format!("{}\n", all.join(":"))) {
+        warn!(path = %path.display(), %error, "cannot note where the registry listens");
+    }
+    Ok(adapter)
+}
+
+/// Returns an endpoint with the port that one of its kind and host had before, where it leaves the port to the system.
+fn with_port_of(endpoint: &Endpoint, before: &[Endpoint]) -> Endpoint {
+    let before = before.iter().find_map(|known| match (known, endpoint) {
+        (Endpoint::Tcp(known), Endpoint::Tcp(now)) | (Endpoint::Ssl(known), Endpoint::Ssl(now)) => {
+            (known.host == now.host).then_some(known.port)
+        }
+        _ => None,
+    });
+    let mut same = endpoint.clone();
+    if let (Endpoint::Tcp(address) | Endpoint::Ssl(address), Some(port)) = (&mut same, before)
+        && address.port == 0
+    {
+        address.port = port;
+    }
+    same
 }
 
 async fn bind(

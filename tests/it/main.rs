@@ -16,6 +16,7 @@ mod harness;
 mod ice;
 mod ice_peer;
 mod ice_values;
+mod icegrid;
 mod icegrid_descriptors;
 mod moving;
 mod omero_name;

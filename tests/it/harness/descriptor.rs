@@ -11,6 +11,7 @@ pub(crate) struct Server {
     options: Vec<String>,
     env: Vec<String>,
     properties: Vec<(String, String)>,
+    within: String,
 }
 
 /// A server that runs a program; activation `always` unless told otherwise.
@@ -22,6 +23,7 @@ pub(crate) fn server(id: &str, exe: &str) -> Server {
         options: Vec::new(),
         env: Vec::new(),
         properties: Vec::new(),
+        within: String::new(),
     }
 }
 
@@ -78,6 +80,12 @@ impl Server {
         self
     }
 
+    /// Puts XML into the server as it is: an adapter, say.
+    pub(crate) fn within(mut self, xml: &str) -> Self {
+        self.within.push_str(xml);
+        self
+    }
+
     fn xml(&self) -> String {
         let mut text = format!(
             "  <server id=\"{}\" exe=\"{}\"",
@@ -94,6 +102,7 @@ impl Server {
         for value in &self.env {
             let _ = writeln!(text, "    <env>{}</env>", escaped(value));
         }
+        text.push_str(&self.within);
         text.push_str("    <properties>\n");
         for (name, value) in &self.properties {
             let _ = writeln!(
