@@ -65,6 +65,7 @@ pub(crate) fn descriptor_source(
         overrides: overrides
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect(),
+        definition: None,
     })
 }
 

@@ -37,8 +37,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{info, warn};
 
-pub use self::core::LoadError;
 use self::core::{Command, Core};
+pub use self::core::{Edit, Edition, LoadError, Make};
 use self::desired::{Change, Desired, Selection};
 pub use self::handle::Handle;
 use self::handler::ClientHandler;
@@ -523,9 +523,13 @@ async fn adopt_or_deploy(
     let sources = sources(options, desired)?;
     for source in sources {
         match core::load(source.clone(), desired, options.paths.dir()) {
-            Ok((deployed, warnings)) => {
+            Ok((mut deployed, warnings)) => {
                 notices.extend(warnings);
                 let known = desired.applications.get(&deployed.deployment.application);
+                if known.is_none_or(|known| known.differs(&deployed)) {
+                    let by = core::user(nix::unistd::geteuid().as_raw());
+                    deployed.history.go_on(&by, clock::now().wall_ms);
+                }
                 if living && known.is_some_and(|known| known.deployment != deployed.deployment) {
                     later = Some(source);
                 } else {
