@@ -127,7 +127,7 @@ impl Handle {
     }
 
     /// Changes an application by what it is, durably.
-    pub(crate) async fn edit(&self, edition: Edition) -> Result<DeployReport, Refusal> {
+    pub async fn edit(&self, edition: Edition) -> Result<DeployReport, Refusal> {
         self.command(|answer| Command::Application { edition, answer })
             .await
     }

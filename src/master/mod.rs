@@ -37,9 +37,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{info, warn};
 
-pub use self::core::LoadError;
 use self::core::{Command, Core};
-pub(crate) use self::core::{Edit, Edition};
+pub use self::core::{Edit, Edition, LoadError, Make};
 pub(crate) use self::desired::Deployed;
 use self::desired::{Change, Desired, Selection};
 pub use self::handle::Handle;

@@ -24,14 +24,14 @@ const LIMIT: Option<Duration> = Some(PATIENCE);
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/peers");
 
 /// A program that is told to end by the end of its standard input, and does not outlive this value.
-struct Program {
+pub(crate) struct Program {
     child: Child,
     stdin: Option<ChildStdin>,
     lines: mpsc::Receiver<String>,
 }
 
 impl Program {
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -53,7 +53,7 @@ impl Program {
     }
 
     #[track_caller]
-    fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         self.lines
             .recv_timeout(PATIENCE)
             .expect("the program said nothing")
@@ -61,7 +61,7 @@ impl Program {
 
     /// Has it end, and waits for that.
     #[track_caller]
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.stdin = None;
         let limit = Instant::now() + PATIENCE;
         while self.child.try_wait().unwrap().is_none() {

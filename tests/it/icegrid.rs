@@ -14,6 +14,7 @@ use omero_grid::ice::{Encapsulation, Encode as _, Endpoint, Mode, Proxy, Referen
 use omero_grid::icegrid::types::AdapterNotFoundException;
 
 use crate::harness::{Grid, Server, application, kill, node, server, sleeper};
+use crate::ice_peer::Program;
 
 const LIMIT: Option<Duration> = Some(Duration::from_secs(60));
 const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/peers/object.py");
@@ -373,4 +374,62 @@ fn debians_icegridadmin_sees_and_does_everything() {
     grid.run("start").ok();
     assert_eq!(ok("application list"), "More\nTest\n");
     grid.wait_state("S", "active");
+}
+
+/// What IceGrid's graphical tool does. It is told how everything is, and then what changes, in order.
+#[test]
+fn observers_are_told_what_changes() {
+    if !installed() {
+        return;
+    }
+    let servers = [echo("A", "manual", None), sleeper("S")];
+    let grid = grid(&application(&[node("n", &servers)]));
+    grid.start();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/peers/observer.py");
+    let mut program = Command::new("/usr/bin/python3");
+    program.arg(script).arg(locator(&grid).to_string());
+    let mut observer = Program::start(&mut program);
+    let hears = |line: &str| {
+        let mut heard = Vec::new();
+        while heard.last().is_none_or(|last| last != line) {
+            heard.push(observer.line());
+        }
+        heard
+    };
+    assert_eq!(
+        hears("observes"),
+        [
+            "registryInit Master",
+            "nodeInit n S",
+            "applicationInit Test",
+            "adapterInit 0",
+            "objectInit 4",
+            "observes"
+        ]
+    );
+    hears("not twice");
+    hears("update at the state that is known");
+    admin_ok(&grid, "object add 'added:tcp -h 127.0.0.1 -p 9' ::Added");
+    hears("objectAdded added ::Added");
+    admin_ok(&grid, "object remove added");
+    hears("objectRemoved added");
+    admin_ok(&grid, "server start A");
+    hears("updateServer n A Active True");
+    hears("updateAdapter n A.Echo listens");
+    admin_ok(&grid, "server disable A");
+    hears("updateServer n A Active False");
+    admin_ok(&grid, "server stop A");
+    hears("updateAdapter n A.Echo does not listen");
+    let more = application(&[node("m", &[sleeper("T")])]).replace("\"Test\"", "\"More\"");
+    grid.write("more.xml", &more);
+    admin_ok(&grid, "application add more.xml");
+    hears("applicationAdded More next");
+    hears("nodeUp m");
+    grid.write("more.xml", &more.replace("3600", "3601"));
+    admin_ok(&grid, "application update more.xml");
+    hears("applicationUpdated More m next");
+    admin_ok(&grid, "application remove More");
+    hears("applicationRemoved More next");
+    hears("nodeDown m");
+    observer.end();
 }

@@ -12,7 +12,7 @@ use crate::master::plan::{self, DeployPlan};
 const SHOWN: &str = "icegridadmin";
 
 /// What becomes of an application.
-pub(crate) enum Edit {
+pub enum Edit {
     /// It is deployed, and was not before.
     Add(Box<Application>),
     /// It was deployed, and becomes this.
@@ -24,21 +24,22 @@ pub(crate) enum Edit {
 }
 
 /// Makes an application of another.
-pub(crate) type Make = Box<dyn FnOnce(&Application) -> Result<Application, String> + Send>;
+pub type Make = Box<dyn FnOnce(&Application) -> Result<Application, String> + Send>;
 
 /// An application, what becomes of it, and how. Refused as [`RefusalKind::NotFound`] where it should be deployed and is not.
-pub(crate) struct Edition {
+pub struct Edition {
     /// The application.
-    pub(crate) name: String,
-    pub(crate) edit: Edit,
+    pub name: String,
+    /// What becomes of it.
+    pub edit: Edit,
     /// What may become of Blitzes with live sessions.
-    pub(crate) mode: DeployMode,
+    pub mode: DeployMode,
     /// Refused if a server that runs would have to be stopped.
-    pub(crate) without_restart: bool,
+    pub without_restart: bool,
     /// Who asks, by the name that is kept with the application.
-    pub(crate) by: String,
+    pub by: String,
     /// Whose process asks.
-    pub(crate) uid: u32,
+    pub uid: u32,
 }
 
 impl Core {

@@ -40,7 +40,7 @@ use crate::sys::host::Host;
 use crate::sys::reaper::Reaper;
 use crate::telemetry::chain;
 
-pub(crate) use applications::{Edit, Edition};
+pub use applications::{Edit, Edition, Make};
 use blitzes::Presence;
 pub use deploy::LoadError;
 pub(super) use deploy::{builtin_descriptor, load, user};
