@@ -64,6 +64,12 @@ pub struct Request {
 /// The kinds of servers that may have their own value of a key, as `KEY.KIND` (`omero.md` §3.1).
 pub const KINDS: [&str; 4] = ["blitz", "indexer", "pixeldata", "repository"];
 
+/// Returns what kind of server this is by its id, as OMERO names them: `Blitz-0`, `PixelData-0`.
+pub fn kind_of(server: &ServerId) -> Option<&'static str> {
+    let name = server.as_str().split('-').next()?.to_ascii_lowercase();
+    KINDS.into_iter().find(|kind| *kind == name)
+}
+
 /// A value that a server's properties have for the key of [`Request::explain`], or for `KEY.KIND`. Later ones are stronger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {

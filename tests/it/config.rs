@@ -193,6 +193,60 @@ fn a_live_value_reaches_running_blitzes_and_restarts_nothing() {
 }
 
 #[test]
+fn what_waits_for_a_restart_is_listed_and_a_rolling_restart_cures_it() {
+    let grid = Grid::shipped();
+    grid.run("start descriptors/default.xml").ok();
+    let servers = ["Blitz-0", "Processor-0"];
+    let pids = |grid: &Grid| servers.map(|id| grid.pid(id));
+    let outdated =
+        |grid: &Grid| servers.map(|id| grid.server(id).unwrap()["outdated"].as_bool().unwrap());
+    let first = pids(&grid);
+    let set = grid.run("config set omero.data.dir elsewhere").ok();
+    assert!(
+        set.stdout.contains("restart --rolling --outdated"),
+        "{set:?}"
+    );
+    assert_eq!((pids(&grid), outdated(&grid)), (first, [true, true]));
+    let page = grid.run("status").ok().stdout;
+    assert!(
+        page.contains("Blitz-0, Processor-0: run with an older definition or older values"),
+        "{page}"
+    );
+    grid.run("status --check").exits(1);
+    let explained = grid.run("config explain omero.data.dir").ok().stdout;
+    assert!(explained.contains("runs with var/data"), "{explained}");
+    // What is live comes through all the same.
+    grid.run("config set omero.sessions.timeout 123000").ok();
+    grid.wait("the new time-out", || {
+        let get = grid.run("config service get omero.sessions.timeout").ok();
+        (get.stdout.trim() == "123000").then_some(())
+    });
+    // A crash is no restart by somebody: it goes on with what it had.
+    grid.kill9(first[0]);
+    grid.wait_successor("Blitz-0", first[0]);
+    assert_eq!(outdated(&grid), [true, true]);
+    let second = pids(&grid);
+    let said = grid.run("restart --rolling --outdated").ok().stdout;
+    assert!(said.contains("all of them were restarted"), "{said}");
+    let third = pids(&grid);
+    assert!(second.iter().all(|pid| !third.contains(pid)), "{third:?}");
+    assert_eq!(outdated(&grid), [false, false]);
+    let get = grid.run("config service get omero.data.dir").ok();
+    assert_eq!(get.stdout.trim(), "elsewhere");
+    let explained = grid.run("config explain omero.data.dir").ok().stdout;
+    assert!(!explained.contains("runs with"), "{explained}");
+    grid.run("restart --rolling --outdated")
+        .exits(3)
+        .says(&["nothing runs with"]);
+    // So does a stop and a start.
+    grid.run("config set omero.data.dir third").ok();
+    assert_eq!(outdated(&grid), [true, true]);
+    grid.run("stop").ok();
+    grid.run("start").ok();
+    assert_eq!(outdated(&grid), [false, false]);
+}
+
+#[test]
 fn what_somebody_else_wrote_is_shown_and_applied_by_reload_only() {
     let grid = Grid::shipped();
     grid.run("config set omero.x 1").ok();

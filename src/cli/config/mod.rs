@@ -540,7 +540,8 @@ async fn apply(
         hint: Some("mend it, then `omero-grid reload`".to_owned()),
         ..failure
     };
-    let Reply::Reloaded { reports } = grid.call(Request::Reload).await.map_err(refused)? else {
+    let request = Request::Reload { spare: true };
+    let Reply::Reloaded { reports } = grid.call(request).await.map_err(refused)? else {
         return Err(strange());
     };
     if context.is_json() {

@@ -70,7 +70,11 @@ impl Core {
         Ok(report)
     }
 
-    pub(super) fn reload(&mut self, uid: u32) -> Result<Vec<DeployReport>, Refusal> {
+    pub(super) fn reload(&mut self, spare: bool, uid: u32) -> Result<Vec<DeployReport>, Refusal> {
+        let (liberty, word) = match spare {
+            true => (Liberty::Spare, "config"),
+            false => (Liberty::Hold, "reload"),
+        };
         let sources: Vec<_> = self
             .desired
             .in_order()
@@ -81,7 +85,7 @@ impl Core {
         let mut changes = Vec::new();
         // All are read before any is changed: a bad file changes nothing.
         for source in sources {
-            let (plan, warnings) = self.think_through(source, Liberty::Hold)?;
+            let (plan, warnings) = self.think_through(source, liberty)?;
             changes.extend(plan.changes);
             reports.push(DeployReport {
                 warnings,
@@ -89,7 +93,7 @@ impl Core {
                 ..plan.report
             });
         }
-        self.commit(changes, uid, "reload")?;
+        self.commit(changes, uid, word)?;
         Ok(reports)
     }
 
