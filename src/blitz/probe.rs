@@ -47,9 +47,10 @@ impl Target {
     }
 }
 
-/// Probes in this process, which may hang.
+/// Probes in this process, which may hang. With `make`, directories are made where they are missing.
 pub(super) fn probe(
     target: Target,
+    make: bool,
     settings: &Settings,
     server: &ServerId,
     paths: &Paths,
@@ -57,7 +58,7 @@ pub(super) fn probe(
     match target {
         Target::Db => database(&settings.store, paths),
         Target::Repo => match settings.repository(paths) {
-            Some(places) => directories(&places.probed(), server),
+            Some(places) => directories(&places.probed(), make, server),
             None => Finding::Writable,
         },
     }
@@ -71,10 +72,14 @@ fn database(choice: &StoreChoice, paths: &Paths) -> Finding {
     }
 }
 
-/// Writes a file in each directory, which is made where it is missing, and removes it.
-fn directories(dirs: &[PathBuf], server: &ServerId) -> Finding {
+/// Writes a file in each directory, and removes it.
+fn directories(dirs: &[PathBuf], make: bool, server: &ServerId) -> Finding {
     for dir in dirs {
-        if let Err(error) = write_in(dir, server) {
+        let made = match make {
+            true => fs::create_dir_all(dir),
+            false => Ok(()),
+        };
+        if let Err(error) = made.and_then(|()| write_in(dir, server)) {
             return of_error(dir, &error);
         }
     }
@@ -82,7 +87,6 @@ fn directories(dirs: &[PathBuf], server: &ServerId) -> Finding {
 }
 
 fn write_in(dir: &Path, server: &ServerId) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
     // Always the same name, so that a killed probe leaves one file at most.
     let path = dir.join(format!(".ReadOnlyStatus-{server}"));
     fs::OpenOptions::new()
@@ -112,6 +116,8 @@ pub(super) struct Prober {
     arguments: Vec<OsString>,
     /// A child that was killed and has not ended.
     stuck: Option<Child>,
+    /// It was written once. From then on a directory that is missing has vanished, and another one in its place would only hide that.
+    written: bool,
 }
 
 impl Prober {
@@ -123,11 +129,18 @@ impl Prober {
             target,
             arguments,
             stuck: None,
+            written: false,
         }
     }
 
     /// Probes once. Cancelling kills the child.
     pub(super) async fn probe(&mut self) -> Finding {
+        let found = self.ask().await;
+        self.written |= found == Finding::Writable;
+        found
+    }
+
+    async fn ask(&mut self) -> Finding {
         if let Some(child) = &mut self.stuck {
             match child.try_wait() {
                 Ok(None) => return late(self.target),
@@ -137,6 +150,7 @@ impl Prober {
         let child = Command::new("/proc/self/exe")
             .arg0("omero-grid")
             .args(&self.arguments)
+            .args((!self.written).then_some("--make"))
             .env_remove("NOTIFY_SOCKET")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -214,11 +228,15 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let dir = temp.path().join("data/ManagedRepository");
         let server = "Blitz-0".parse().unwrap();
-        let found = directories(&[temp.path().join("data"), dir.clone()], &server);
-        assert_eq!(found, Finding::Writable);
+        let dirs = [temp.path().join("data"), dir.clone()];
+        let gone = directories(&dirs, false, &server);
+        assert!(matches!(gone, Finding::Failed(reason) if reason.contains("ENOENT")));
+        assert!(!dirs[0].exists(), "nothing takes the place of what is gone");
+        assert_eq!(directories(&dirs, true, &server), Finding::Writable);
+        assert_eq!(directories(&dirs, false, &server), Finding::Writable);
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
         fs::write(temp.path().join("file"), "").unwrap();
-        let found = directories(&[temp.path().join("file/below")], &server);
+        let found = directories(&[temp.path().join("file/below")], true, &server);
         assert!(matches!(found, Finding::Failed(reason) if reason.contains("ENOTDIR")));
     }
 }
