@@ -113,7 +113,9 @@ fn of_error(path: &Path, error: &io::Error) -> Finding {
 /// Has a child probe one resource, again and again.
 pub(super) struct Prober {
     target: Target,
+    program: PathBuf,
     arguments: Vec<OsString>,
+    patience: Duration,
     /// A child that was killed and has not ended.
     stuck: Option<Child>,
     /// It was written once. From then on a directory that is missing has vanished, and another one in its place would only hide that.
@@ -127,7 +129,9 @@ impl Prober {
         arguments.push(OsString::from(target.as_str()));
         Self {
             target,
+            program: PathBuf::from("/proc/self/exe"),
             arguments,
+            patience: PATIENCE,
             stuck: None,
             written: false,
         }
@@ -143,11 +147,11 @@ impl Prober {
     async fn ask(&mut self) -> Finding {
         if let Some(child) = &mut self.stuck {
             match child.try_wait() {
-                Ok(None) => return late(self.target),
+                Ok(None) => return late(self.target, self.patience),
                 Ok(Some(_)) | Err(_) => self.stuck = None,
             }
         }
-        let child = Command::new("/proc/self/exe")
+        let child = Command::new(&self.program)
             .arg0("omero-grid")
             .args(&self.arguments)
             .args((!self.written).then_some("--make"))
@@ -169,7 +173,7 @@ impl Prober {
             child.wait().await?;
             Ok::<_, io::Error>(text)
         };
-        match tokio::time::timeout(PATIENCE, answer).await {
+        match tokio::time::timeout(self.patience, answer).await {
             Ok(Ok(text)) => serde_json::from_slice(&text).unwrap_or_else(|_| {
                 Finding::Failed("the probing process gave no answer".to_owned())
             }),
@@ -178,16 +182,16 @@ impl Prober {
                 // What cannot be killed is looked at next time.
                 let _ = child.start_kill();
                 self.stuck = Some(child);
-                late(self.target)
+                late(self.target, self.patience)
             }
         }
     }
 }
 
-fn late(target: Target) -> Finding {
+fn late(target: Target, patience: Duration) -> Finding {
     Finding::Failed(match target {
-        Target::Db => format!("the database did not answer within {PATIENCE:?}"),
-        Target::Repo => format!("the file system did not answer within {PATIENCE:?}"),
+        Target::Db => format!("the database did not answer within {patience:?}"),
+        Target::Repo => format!("the file system did not answer within {patience:?}"),
     })
 }
 
@@ -221,6 +225,42 @@ mod tests {
         for errno in [Errno::ENOSPC, Errno::EIO, Errno::ESTALE] {
             assert!(matches!(of_error(path, &errno.into()), Finding::Failed(_)));
         }
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_hangs_is_killed_and_the_next_one_answers() {
+        let temp = tempfile::tempdir().unwrap();
+        // What stands for a file system that hangs the first time.
+        let script = format!(
+            "cd {}; if mkdir first; then echo $$ > pid; exec sleep 1000; fi; echo '{{\"found\":\"writable\"}}'",
+            temp.path().display()
+        );
+        let mut prober = Prober {
+            program: PathBuf::from("/bin/sh"),
+            arguments: ["-c".into(), script.into()].into(),
+            patience: Duration::from_millis(500),
+            ..Prober::new(Target::Repo, &[])
+        };
+        let found = prober.probe().await;
+        assert!(
+            matches!(&found, Finding::Failed(reason) if reason.contains("did not answer within 500ms")),
+            "{found:?}"
+        );
+        let pid = fs::read_to_string(temp.path().join("pid")).unwrap();
+        let state = || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).ok()?;
+            stat.rsplit(") ").next()?.chars().next()
+        };
+        let gone = async {
+            while state().is_some_and(|state| state != 'Z') {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), gone)
+            .await
+            .expect("the child to be killed");
+        prober.patience = PATIENCE;
+        assert_eq!(prober.probe().await, Finding::Writable);
     }
 
     #[test]
