@@ -401,6 +401,9 @@ fn values_are_seen_by_those_who_may_and_set_by_administrators_only() {
             .trim(),
         "false"
     );
+    // What nobody has set has its default, as with OMERO.
+    let default = as_ann("get omero.sessions.timeout").ok();
+    assert_eq!(default.stdout.trim(), "600000");
     as_ann("get omero.data.dir")
         .exits(6)
         .says(&["administrator"]);
