@@ -72,6 +72,8 @@ fn a_site_starts_from_its_templates_and_nothing_is_written_into_etc() {
     let pid = grid.pid("Blitz-0");
     // A change of the configuration is a change of what the templates make.
     grid.run("config set omero.jvmcfg.heap_size.blitz 77m").ok();
+    assert_eq!(grid.pid("Blitz-0"), pid, "nobody has asked for a restart");
+    grid.run("restart --rolling --outdated").ok();
     grid.wait_successor("Blitz-0", pid);
     let pid = grid.pid("Blitz-0");
     let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
