@@ -451,7 +451,9 @@ fn three_commands_through_the_name_omero_make_a_site_read_only() {
         .exits(6)
         .says(&["omero.cluster.read_only.db"]);
     with("file delete 1").exits(6);
-    with("script run any.py").exits(6);
+    with("script run any.py")
+        .exits(6)
+        .says(&["omero.cluster.read_only."]);
     assert_eq!(
         listing(&grid.path("var/data")),
         before,

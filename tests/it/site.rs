@@ -99,6 +99,8 @@ fn what_templates_are_made_into_follows_the_configuration() {
         ("omero.a.blitz", "of the kind"),
         ("omero.b.blitz", "another"),
         ("omero.example", "configured"),
+        ("omero.cluster.read_only.db", "true"),
+        ("omero.pixeldata.memoizer.dir.local", "/tmp/memos"),
         (
             "omero.server.nodedescriptors",
             "master:Blitz-0 backup:Blitz-1",
@@ -138,7 +140,18 @@ fn what_templates_are_made_into_follows_the_configuration() {
         Some("by hand")
     );
     let checked = grid.run("check etc/grid/default.xml").ok();
-    checked.says(&["does not name Storm"]);
+    checked.says(&[
+        "does not name Storm",
+        "omero.a.blitz, omero.b.blitz: each of them counts here",
+        "omero.example is written into property set Profile",
+    ]);
+    // A Blitz of OMERO's own is made read-only by what it expects.
+    for (name, value) in [
+        ("omero.cluster.read_only.db", "true"),
+        ("omero.pixeldata.memoizer.dir.local", "/tmp/memos"),
+    ] {
+        assert_eq!(property("Blitz-0", name).as_deref(), Some(value), "{name}");
+    }
 }
 
 #[test]
