@@ -1,7 +1,8 @@
 //! Files and configuration, measured: `cargo bench --bench data`.
 //!
 //! Import and get of one file beside `cp`, `sync` and `sha1sum` of the same file in the same run, in turns. `OMERO_GRID_BENCH_MIB` sets the
-//! size (1024). Then how long `config get` takes, and how long after `config set` is typed 64 Blitzes have the value.
+//! size (1024). Then how long `config get` takes, beside the class in Python that does the same for OMERO, and how long after `config set` is
+//! typed 64 Blitzes have the value.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -122,15 +123,56 @@ fn files() {
     line("get", gets, "cp + sha1sum", reads);
 }
 
+/// Gets the same value with the class that `omero config get` works with, in a process of its own. The command itself loads Ice and
+/// all of OMERO besides; that needs more than can be installed everywhere.
+fn stock(dir: &Path) -> Option<Duration> {
+    const GET: &str = r#"
+import importlib.util, os, sys, omero_ext
+site = os.path.dirname(list(omero_ext.__path__)[0])
+spec = importlib.util.spec_from_file_location("omero_config", os.path.join(site, "omero", "config.py"))
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+config = module.ConfigXml(sys.argv[1])
+print(config.as_map()["omero.sessions.timeout"])
+config.close()
+"#;
+    let python = std::env::var("OMERO_GRID_OMERO_PY").unwrap_or_else(|_| "python3".to_owned());
+    let mut all = Vec::new();
+    for _ in 0..RUNS {
+        let begun = Instant::now();
+        let mut command = Command::new(&python);
+        command
+            .args(["-c", GET, "etc/grid/config.xml"])
+            .current_dir(dir);
+        let output = command.stdin(Stdio::null()).output().ok()?;
+        all.push(begun.elapsed());
+        if !output.status.success() {
+            return None;
+        }
+    }
+    Some(median(all))
+}
+
 fn configuration() {
     let servers: String = (0..BLITZES).map(blitz).collect();
     let grid = Grid::start(&servers);
     grid.run(&["config", "set", "omero.sessions.timeout", "1000"]);
     let gets = (0..50).map(|_| grid.run(&["config", "get", "omero.sessions.timeout"]));
+    let get = median(gets.collect());
     println!(
         "config get: {:.1} ms (target 10 ms)",
-        median(gets.collect()).as_secs_f64() * 1000.0
+        get.as_secs_f64() * 1000.0
     );
+    match stock(grid.dir()) {
+        Some(stock) => println!(
+            "OMERO's own store in Python, without the rest of its command: {:.0} ms, {:.0} times as long",
+            stock.as_secs_f64() * 1000.0,
+            stock.as_secs_f64() / get.as_secs_f64()
+        ),
+        None => println!(
+            "OMERO's own store in Python: not installed (OMERO_GRID_OMERO_PY names its python)"
+        ),
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -222,11 +222,12 @@ fn identity(value: Option<OsString>) -> Result<(PathBuf, ServerId), BlitzError> 
 
 /// Writes to one resource of the Blitz that called this program so, and takes it back.
 ///
-/// Blocks, on a file system that hangs for as long as that hangs.
-pub fn probe(target: ProbeTarget, options: &Options) -> Result<Finding, BlitzError> {
+/// With `make`, directories are made where they are missing. Blocks, on a file system that hangs for as long as that hangs.
+pub fn probe(target: ProbeTarget, make: bool, options: &Options) -> Result<Finding, BlitzError> {
     let setup = Setup::of(options, std::env::var_os(SERVER), std::env::var_os(STATE))?;
     Ok(probe::probe(
         target,
+        make,
         &setup.settings,
         &setup.server,
         &setup.paths,

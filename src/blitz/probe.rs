@@ -47,9 +47,10 @@ impl Target {
     }
 }
 
-/// Probes in this process, which may hang.
+/// Probes in this process, which may hang. With `make`, directories are made where they are missing.
 pub(super) fn probe(
     target: Target,
+    make: bool,
     settings: &Settings,
     server: &ServerId,
     paths: &Paths,
@@ -57,7 +58,7 @@ pub(super) fn probe(
     match target {
         Target::Db => database(&settings.store, paths),
         Target::Repo => match settings.repository(paths) {
-            Some(places) => directories(&places.probed(), server),
+            Some(places) => directories(&places.probed(), make, server),
             None => Finding::Writable,
         },
     }
@@ -71,10 +72,14 @@ fn database(choice: &StoreChoice, paths: &Paths) -> Finding {
     }
 }
 
-/// Writes a file in each directory, which is made where it is missing, and removes it.
-fn directories(dirs: &[PathBuf], server: &ServerId) -> Finding {
+/// Writes a file in each directory, and removes it.
+fn directories(dirs: &[PathBuf], make: bool, server: &ServerId) -> Finding {
     for dir in dirs {
-        if let Err(error) = write_in(dir, server) {
+        let made = match make {
+            true => fs::create_dir_all(dir),
+            false => Ok(()),
+        };
+        if let Err(error) = made.and_then(|()| write_in(dir, server)) {
             return of_error(dir, &error);
         }
     }
@@ -82,7 +87,6 @@ fn directories(dirs: &[PathBuf], server: &ServerId) -> Finding {
 }
 
 fn write_in(dir: &Path, server: &ServerId) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
     // Always the same name, so that a killed probe leaves one file at most.
     let path = dir.join(format!(".ReadOnlyStatus-{server}"));
     fs::OpenOptions::new()
@@ -109,9 +113,13 @@ fn of_error(path: &Path, error: &io::Error) -> Finding {
 /// Has a child probe one resource, again and again.
 pub(super) struct Prober {
     target: Target,
+    program: PathBuf,
     arguments: Vec<OsString>,
+    patience: Duration,
     /// A child that was killed and has not ended.
     stuck: Option<Child>,
+    /// It was written once. From then on a directory that is missing has vanished, and another one in its place would only hide that.
+    written: bool,
 }
 
 impl Prober {
@@ -121,22 +129,32 @@ impl Prober {
         arguments.push(OsString::from(target.as_str()));
         Self {
             target,
+            program: PathBuf::from("/proc/self/exe"),
             arguments,
+            patience: PATIENCE,
             stuck: None,
+            written: false,
         }
     }
 
     /// Probes once. Cancelling kills the child.
     pub(super) async fn probe(&mut self) -> Finding {
+        let found = self.ask().await;
+        self.written |= found == Finding::Writable;
+        found
+    }
+
+    async fn ask(&mut self) -> Finding {
         if let Some(child) = &mut self.stuck {
             match child.try_wait() {
-                Ok(None) => return late(self.target),
+                Ok(None) => return late(self.target, self.patience),
                 Ok(Some(_)) | Err(_) => self.stuck = None,
             }
         }
-        let child = Command::new("/proc/self/exe")
+        let child = Command::new(&self.program)
             .arg0("omero-grid")
             .args(&self.arguments)
+            .args((!self.written).then_some("--make"))
             .env_remove("NOTIFY_SOCKET")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -155,7 +173,7 @@ impl Prober {
             child.wait().await?;
             Ok::<_, io::Error>(text)
         };
-        match tokio::time::timeout(PATIENCE, answer).await {
+        match tokio::time::timeout(self.patience, answer).await {
             Ok(Ok(text)) => serde_json::from_slice(&text).unwrap_or_else(|_| {
                 Finding::Failed("the probing process gave no answer".to_owned())
             }),
@@ -164,16 +182,16 @@ impl Prober {
                 // What cannot be killed is looked at next time.
                 let _ = child.start_kill();
                 self.stuck = Some(child);
-                late(self.target)
+                late(self.target, self.patience)
             }
         }
     }
 }
 
-fn late(target: Target) -> Finding {
+fn late(target: Target, patience: Duration) -> Finding {
     Finding::Failed(match target {
-        Target::Db => format!("the database did not answer within {PATIENCE:?}"),
-        Target::Repo => format!("the file system did not answer within {PATIENCE:?}"),
+        Target::Db => format!("the database did not answer within {patience:?}"),
+        Target::Repo => format!("the file system did not answer within {patience:?}"),
     })
 }
 
@@ -209,16 +227,56 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_probe_that_hangs_is_killed_and_the_next_one_answers() {
+        let temp = tempfile::tempdir().unwrap();
+        // What stands for a file system that hangs the first time.
+        let script = format!(
+            "cd {}; if mkdir first; then echo $$ > pid; exec sleep 1000; fi; echo '{{\"found\":\"writable\"}}'",
+            temp.path().display()
+        );
+        let mut prober = Prober {
+            program: PathBuf::from("/bin/sh"),
+            arguments: ["-c".into(), script.into()].into(),
+            patience: Duration::from_millis(500),
+            ..Prober::new(Target::Repo, &[])
+        };
+        let found = prober.probe().await;
+        assert!(
+            matches!(&found, Finding::Failed(reason) if reason.contains("did not answer within 500ms")),
+            "{found:?}"
+        );
+        let pid = fs::read_to_string(temp.path().join("pid")).unwrap();
+        let state = || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).ok()?;
+            stat.rsplit(") ").next()?.chars().next()
+        };
+        let gone = async {
+            while state().is_some_and(|state| state != 'Z') {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), gone)
+            .await
+            .expect("the child to be killed");
+        prober.patience = PATIENCE;
+        assert_eq!(prober.probe().await, Finding::Writable);
+    }
+
     #[test]
     fn a_probe_leaves_nothing() {
         let temp = tempfile::tempdir().unwrap();
         let dir = temp.path().join("data/ManagedRepository");
         let server = "Blitz-0".parse().unwrap();
-        let found = directories(&[temp.path().join("data"), dir.clone()], &server);
-        assert_eq!(found, Finding::Writable);
+        let dirs = [temp.path().join("data"), dir.clone()];
+        let gone = directories(&dirs, false, &server);
+        assert!(matches!(gone, Finding::Failed(reason) if reason.contains("ENOENT")));
+        assert!(!dirs[0].exists(), "nothing takes the place of what is gone");
+        assert_eq!(directories(&dirs, true, &server), Finding::Writable);
+        assert_eq!(directories(&dirs, false, &server), Finding::Writable);
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
         fs::write(temp.path().join("file"), "").unwrap();
-        let found = directories(&[temp.path().join("file/below")], &server);
+        let found = directories(&[temp.path().join("file/below")], true, &server);
         assert!(matches!(found, Finding::Failed(reason) if reason.contains("ENOTDIR")));
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::service::Blitz;
+use crate::config::keys;
 use crate::ipc::message::blitz::{Authority, Reply};
 use crate::ipc::message::data::ValueAction;
 use crate::ipc::{Refusal, RefusalKind};
@@ -162,7 +163,7 @@ impl Blitz {
         }
     }
 
-    /// Returns what a key has here and now: set through this service, published by the Blitz, or configured.
+    /// Returns what a key has here and now: set through this service, published by the Blitz, configured, or its default.
     fn effective(&self, key: &str) -> Option<String> {
         let reasons = self.read_only.borrow();
         if key == RUNTIME[0] {
@@ -173,7 +174,11 @@ impl Blitz {
         }
         let settings = self.settings();
         let set = self.values.0.lock().unwrap_or_else(PoisonError::into_inner);
-        set.get(key).or_else(|| settings.all.get(key)).cloned()
+        let set = set.get(key).or_else(|| settings.all.get(key)).cloned();
+        set.or_else(|| {
+            let default = keys::lookup(key)?.default;
+            (!default.is_empty()).then(|| default.to_owned())
+        })
     }
 
     fn known_keys(&self) -> Vec<String> {

@@ -60,7 +60,8 @@ pub(crate) async fn run(context: &Context, args: DeployArgs) -> Result<(), Failu
 }
 
 pub(crate) async fn reload(context: &Context) -> Result<(), Failure> {
-    match context.grid().await?.call(Request::Reload).await? {
+    let request = Request::Reload { spare: false };
+    match context.grid().await?.call(request).await? {
         Reply::Reloaded { reports } if context.is_json() => context.json(&reports),
         Reply::Reloaded { reports } => reports.iter().try_for_each(|report| show(context, report)),
         _ => Err(strange()),
@@ -112,7 +113,7 @@ pub(crate) fn show(context: &Context, report: &DeployReport) -> Result<(), Failu
     }
     if report.changes.iter().any(|change| change.effect == "held") {
         context.say(
-            "held: has live sessions and goes on as it is until it is restarted: `omero-grid restart --rolling --outdated`",
+            "held: goes on as it is until it is restarted: `omero-grid restart --rolling --outdated`",
         )?;
     }
     context.say(if report.applied {

@@ -12,7 +12,7 @@ use super::failure::{Failure, code};
 use super::status::length;
 use crate::ipc::message::blitz::Outlook;
 use crate::ipc::message::client::{
-    DrainRequest, DrainView, GridStatus, NodeStatus, Reply, Request, Then,
+    DrainRequest, DrainView, GridStatus, NodeStatus, Reply, Request, RolloutStatus, Then,
 };
 use crate::ipc::message::node::ServerReport;
 use crate::model::{Accepting, ServerId, ServerState};
@@ -441,15 +441,28 @@ pub(crate) async fn before_stop(
 pub(crate) async fn watch_rollout(context: &Context, grid: &Grid) -> Result<(), Failure> {
     let bar = context.spinner();
     let mut told = Vec::new();
+    let mut last: Option<RolloutStatus> = None;
     let watching = async {
         let (mut revision, mut status) = grid.status().await?;
         loop {
             let Some(rollout) = &status.rollout else {
+                // The last of them may have been done and all over at once.
+                let Some(last) = &last else { return Ok(()) };
+                let renewed = |id: &&ServerId| {
+                    let mut servers = status.nodes.iter().flat_map(|node| &node.servers);
+                    let server = servers.find(|server| server.id == **id);
+                    let started_ms = server.and_then(|server| server.started_ms);
+                    started_ms.is_some_and(|at| at >= last.since_ms)
+                };
+                let left = last.done.iter().chain(&last.current).chain(&last.waiting);
+                for id in left.filter(renewed).filter(|id| !told.contains(*id)) {
+                    context.say(format!("{id} was restarted"))?;
+                }
                 return Ok(());
             };
             for id in &rollout.done {
                 if !told.contains(id) {
-                    context.say(format!("{id} was restarted and takes sessions again"))?;
+                    context.say(format!("{id} was restarted"))?;
                     told.push(id.clone());
                 }
             }
@@ -464,6 +477,7 @@ pub(crate) async fn watch_rollout(context: &Context, grid: &Grid) -> Result<(), 
                 .as_ref()
                 .map_or_else(String::new, |id| format!("{id} drains and restarts; "));
             bar.set_message(format!("{turn}{} to go", rollout.waiting.len()));
+            last = Some(rollout.clone());
             (revision, status) = grid.next_status(revision).await?;
         }
     };
@@ -473,5 +487,5 @@ pub(crate) async fn watch_rollout(context: &Context, grid: &Grid) -> Result<(), 
     if context.is_json() {
         return context.json(&json!({ "rolled": true }));
     }
-    context.say("every Blitz was restarted")
+    context.say("all of them were restarted")
 }

@@ -48,6 +48,9 @@ pub(crate) fn blitz(args: &BlitzArgs, verbose: u8) -> Result<(), Failure> {
 pub(crate) struct ProbeArgs {
     #[command(flatten)]
     blitz: BlitzArgs,
+    /// Make the directories that are missing
+    #[arg(long)]
+    make: bool,
     /// What to write to
     #[arg(value_parser = ["db", "repo"])]
     target: String,
@@ -62,7 +65,7 @@ pub(crate) fn probe(args: &ProbeArgs) -> Result<(), Failure> {
     let options = blitz::Options {
         ice_config: args.blitz.ice_config.clone(),
     };
-    let finding = blitz::probe(target, &options)
+    let finding = blitz::probe(target, args.make, &options)
         .map_err(|error| Failure::new(code::FAILED, chain(&error)))?;
     let text = serde_json::to_string(&finding).unwrap_or_default();
     println!("{text}");

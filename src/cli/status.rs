@@ -12,7 +12,7 @@ use super::failure::{Failure, code};
 use super::leftovers;
 use crate::ipc::message::client::{ConfigurationStatus, DrainStatus, GridStatus, NodeStatus, Then};
 use crate::ipc::message::node::{Goal, ServerReport};
-use crate::model::{Accepting, Activation, ExitStatus, NodeState, ServerState};
+use crate::model::{Accepting, Activation, ExitStatus, NodeState, ServerId, ServerState};
 use crate::sys::clock;
 use crate::telemetry::local_time;
 
@@ -262,9 +262,21 @@ fn wrongs(status: &GridStatus) -> Vec<String> {
                 wrongs.extend(why(server));
             }
         }
-        for id in &node.outdated {
-            wrongs.push(format!("{id}: runs with an older definition; `omero-grid restart --rolling {id}` takes the new one"));
-        }
+    }
+    let nodes = status.nodes.iter();
+    let outdated: Vec<_> = nodes
+        .flat_map(|node| &node.outdated)
+        .map(ServerId::as_str)
+        .collect();
+    if !outdated.is_empty() {
+        let (run, them) = match outdated.len() {
+            1 => ("runs", "it"),
+            _ => ("run", "them"),
+        };
+        wrongs.push(format!(
+            "{}: {run} with an older definition or older values; `omero-grid restart --rolling --outdated` restarts {them}",
+            outdated.join(", ")
+        ));
     }
     if let Some(why) = status
         .rollout

@@ -128,7 +128,7 @@ pub(crate) struct RestartArgs {
     /// With --rolling: these Blitzes, or all Blitzes of these nodes [default: every Blitz that runs]
     #[arg(value_name = "ID|NODE", requires = "rolling")]
     names: Vec<String>,
-    /// With --rolling: only those that run with an older definition than the one deployed
+    /// With --rolling: only what runs with an older definition or older values than those deployed, servers of every kind
     #[arg(long, requires = "rolling", conflicts_with = "names")]
     outdated: bool,
     /// With --rolling: close the sessions that are left on a Blitz after so many seconds [default: never]

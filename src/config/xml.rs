@@ -127,7 +127,10 @@ impl Document {
 
     /// Puts other settings in the place of a profile's.
     pub(super) fn replace(&mut self, profile: &str, settings: Vec<Property>) {
-        *self.profile_mut(profile) = settings;
+        let properties = self.profile_mut(profile);
+        // What is of the store itself is nobody's to replace.
+        properties.retain(|(name, _)| name == PROFILE || name == VERSION);
+        properties.extend(settings);
     }
 
     /// Returns the version of the store that a profile was written with; the current one of one that says nothing.
@@ -260,6 +263,18 @@ mod tests {
              <properties id=\"test\"><property name=\"omero.config.version\" value=\"5.1.0\" /></properties>\
              <include file=\"templates.xml\" /></icegrid>"
         );
+    }
+
+    #[test]
+    fn replacing_settings_by_themselves_changes_nothing() {
+        let mut document = Document::default();
+        document.set("default", "a", Some("1"));
+        let mut document = Document::parse(&document.write("now")).unwrap();
+        let before = document.clone();
+        document.replace("default", before.properties("default"));
+        assert_eq!(document, before);
+        document.replace("default", Vec::new());
+        assert_eq!(document.properties("default"), []);
     }
 
     #[test]

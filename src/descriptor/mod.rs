@@ -67,6 +67,12 @@ pub struct Request {
 /// The kinds of servers that may have their own value of a key, as `KEY.KIND` (`omero.md` §3.1).
 pub const KINDS: [&str; 4] = ["blitz", "indexer", "pixeldata", "repository"];
 
+/// Returns what kind of server this is by its id, as OMERO names them: `Blitz-0`, `PixelData-0`.
+pub fn kind_of(server: &ServerId) -> Option<&'static str> {
+    let name = server.as_str().split('-').next()?.to_ascii_lowercase();
+    KINDS.into_iter().find(|kind| *kind == name)
+}
+
 /// A value that a server's properties have for the key of [`Request::explain`], or for `KEY.KIND`. Later ones are stronger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
@@ -147,6 +153,7 @@ fn expand(
     gaps: &parse::Gaps,
     mut report: diagnostic::Report,
 ) -> Result<Loaded, Diagnostics> {
+    warn_of_stronger(&application, request.profile.as_deref(), &mut report);
     let laid = request.profile.as_ref();
     let laid = laid.and_then(|profile| lay_profile(&application, profile));
     let meant = laid.as_ref().unwrap_or(&application);
@@ -195,6 +202,40 @@ fn set_at(application: &Application, at: text::Pos) -> Option<String> {
         properties.any(|(_, value)| value.at() == at)
     });
     sets.next().map(|(id, _)| id.clone())
+}
+
+/// Warns of values that are written into property set `Profile` by hand where the configuration has others: those do not count.
+fn warn_of_stronger(
+    application: &Application,
+    profile: Option<&[Property]>,
+    report: &mut diagnostic::Report,
+) {
+    let Some(by_hand) = application.property_sets.get("Profile") else {
+        return;
+    };
+    let included = application.property_sets.get("__ACTIVE__");
+    let configured = |name: &str| match included {
+        Some(included) => {
+            let mut properties = included.set.properties.iter().rev();
+            let found = properties.find(|(known, _)| known.as_str() == name);
+            found.map(|(_, value)| value.as_str())
+        }
+        None => {
+            let mut properties = profile.unwrap_or_default().iter().rev();
+            let found = properties.find(|(known, _)| known == name);
+            found.map(|(_, value)| value.as_str())
+        }
+    };
+    for (name, value) in &by_hand.set.properties {
+        let key = name.as_str();
+        if configured(key).is_some_and(|configured| configured != value.as_str()) {
+            let message = format!(
+                "{key} is written into property set Profile, which is stronger than `omero config set {key}`"
+            );
+            let fault = diagnostic::Fault::new(value.at(), message);
+            report.warn(fault.hint("take it out here for the configuration to count"));
+        }
+    }
 }
 
 /// Returns the application with the active profile at the beginning of property set `Profile`; `None` if it has no such set, or if
@@ -260,6 +301,34 @@ mod tests {
         );
         let backup = &loaded.deployment.nodes[&"backup".parse().unwrap()];
         assert!(backup.is_manual());
+    }
+
+    #[test]
+    fn what_is_stronger_than_the_configuration_is_told_with_its_place() {
+        let profile = [("omero.a", "1"), ("omero.b", "1"), ("omero.c", "1")];
+        let profile = profile.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let request = Request {
+            profile: Some(profile.to_vec()),
+            ..request()
+        };
+        let own = "<property name=\"omero.a\" value=\"1\"/>\n<property name=\"omero.b\" value=\"2\"/><property name=\"omero.d\" value=\"3\"/>";
+        let active =
+            "<properties id=\"__ACTIVE__\"><property name=\"omero.b\" value=\"7\"/></properties>";
+        for text in [
+            format!(
+                "<icegrid><application name=\"A\"><properties id=\"Profile\">{own}</properties></application></icegrid>"
+            ),
+            format!(
+                "<icegrid><application name=\"A\">{active}<properties id=\"Profile\"><properties refid=\"__ACTIVE__\"/>{own}</properties></application></icegrid>"
+            ),
+        ] {
+            let loaded = load(&files(&text, ""), &request).unwrap();
+            let said: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
+            assert!(
+                matches!(&said[..], [one] if one.contains("default.xml:2:") && one.contains("omero.b is written into property set Profile")),
+                "{said:?}"
+            );
+        }
     }
 
     #[test]

@@ -27,6 +27,10 @@ pub(crate) struct Seen {
     pub(crate) accepting: Option<Accepting>,
     /// It does not run, or not properly, and that is a failure.
     pub(crate) failed: bool,
+    /// It is no built-in Blitz: it has no sessions that could be waited for.
+    pub(crate) plain: bool,
+    /// It is active.
+    pub(crate) active: bool,
 }
 
 /// What to do about a drain.
@@ -82,13 +86,15 @@ pub(crate) fn is_done(seen: Seen) -> bool {
     !seen.deployed || seen.stays_down || seen.accepting == Some(Accepting::Drained)
 }
 
-/// What to do about restarting Blitzes one after another.
+/// What to do about restarting servers one after another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Turn {
     /// Nothing until something happens.
     Wait,
     /// This one's turn has come.
     Begin(ServerId),
+    /// The one whose turn it is has no sessions and is to be restarted now.
+    Restart(ServerId),
     /// This one need not be restarted: it does not run.
     Skip(ServerId),
     /// The one whose turn it was is back.
@@ -99,7 +105,7 @@ pub(crate) enum Turn {
     Finished,
 }
 
-/// Decides how restarting Blitzes one after another goes on. `drains` tells whether a Blitz is drained by command.
+/// Decides how restarting servers one after another goes on. `drains` tells whether a Blitz is drained by command.
 pub(crate) fn turn(
     rollout: &Rollout,
     see: impl Fn(&ServerId) -> Seen,
@@ -124,6 +130,18 @@ pub(crate) fn turn(
     };
     let seen = see(current);
     let renewed = seen.started_ms.is_some_and(|at| at >= *since);
+    if seen.plain && seen.deployed && !seen.failed {
+        return match seen {
+            Seen { active: true, .. } if renewed => Turn::Done,
+            Seen { known: false, .. } => Turn::Wait,
+            // The command may have been lost with the master that gave it.
+            Seen { runs: true, .. } if !renewed => Turn::Restart(current.clone()),
+            Seen {
+                stays_down: true, ..
+            } => Turn::Fail(format!("{current} was stopped")),
+            _ => Turn::Wait,
+        };
+    }
     match (drains(current), seen) {
         (
             false,

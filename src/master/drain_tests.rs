@@ -25,6 +25,8 @@ fn seen(accepting: Accepting) -> Seen {
         started_ms: Some(1),
         accepting: Some(accepting),
         failed: false,
+        plain: false,
+        active: false,
     }
 }
 
@@ -36,6 +38,8 @@ const GONE: Seen = Seen {
     started_ms: None,
     accepting: None,
     failed: false,
+    plain: false,
+    active: false,
 };
 
 #[test]
@@ -110,7 +114,7 @@ prop_compose! {
         failed in any::<bool>(),
     ) -> Seen {
         // Nobody answers without a process.
-        Seen { stays_down: known && !runs && failed, deployed, known, runs, started_ms, accepting: accepting.filter(|_| known && runs), failed }
+        Seen { stays_down: known && !runs && failed, deployed, known, runs, started_ms, accepting: accepting.filter(|_| known && runs), failed, plain: false, active: false }
     }
 }
 
@@ -121,6 +125,56 @@ prop_compose! {
         restarted_ms in prop::option::of(0..40_u64),
     ) -> Drain {
         Drain { restarted_ms: restarted_ms.filter(|_| then == Then::Restart), ..drain(then, until_ms) }
+    }
+}
+
+#[test]
+fn what_has_no_sessions_is_restarted_when_its_turn_has_come() {
+    let plain = Seen {
+        accepting: None,
+        plain: true,
+        active: true,
+        ..seen(Accepting::Yes)
+    };
+    let mut rollout = Rollout {
+        waiting: vec![id(1)],
+        ..Rollout::default()
+    };
+    assert_eq!(turn(&rollout, |_| plain, |_| false), Turn::Begin(id(1)));
+    (rollout.waiting, rollout.current) = (Vec::new(), Some((id(1), 5)));
+    assert_eq!(turn(&rollout, |_| plain, |_| false), Turn::Restart(id(1)));
+    let [down, begun, back] = [
+        (false, None, false),
+        (true, Some(6), false),
+        (true, Some(6), true),
+    ]
+    .map(|(runs, started_ms, active)| Seen {
+        runs,
+        started_ms,
+        active,
+        ..plain
+    });
+    for (seen, expected) in [
+        (down, Turn::Wait),
+        (begun, Turn::Wait),
+        (back, Turn::Done),
+        (
+            Seen {
+                stays_down: true,
+                ..down
+            },
+            Turn::Fail("Blitz-1 was stopped".to_owned()),
+        ),
+        (
+            Seen {
+                failed: true,
+                ..down
+            },
+            Turn::Fail("Blitz-1 does not come back".to_owned()),
+        ),
+        (Seen::default(), Turn::Done),
+    ] {
+        assert_eq!(turn(&rollout, |_| seen, |_| false), expected, "{seen:?}");
     }
 }
 

@@ -85,9 +85,9 @@ impl ClientHandler {
                 })
                 .await
                 .map(Reply::Deployed),
-            Request::Reload => {
+            Request::Reload { spare } => {
                 let reports = self
-                    .command(|answer| Command::Reload { uid, answer })
+                    .command(|answer| Command::Reload { spare, uid, answer })
                     .await?;
                 Ok(Reply::Reloaded { reports })
             }

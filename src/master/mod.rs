@@ -479,7 +479,12 @@ async fn obey_signals(mut signals: Signals, commands: mpsc::Sender<Command>) {
             }
             Signal::Hangup => {
                 let (answer, answered) = oneshot::channel();
-                let _ = commands.send(Command::Reload { uid, answer }).await;
+                let reload = Command::Reload {
+                    spare: false,
+                    uid,
+                    answer,
+                };
+                let _ = commands.send(reload).await;
                 if let Ok(Err(refusal)) = answered.await {
                     warn!(%refusal, "nothing was reloaded");
                 }
@@ -527,6 +532,11 @@ async fn adopt_or_deploy(
 ) -> Result<Option<DescriptorSource>, MasterError> {
     let mut changes = selection(options, desired);
     let living = anything_lives(options, run_dir, desired).await;
+    if !living {
+        // What went on with an older definition has ended since.
+        let held = desired.held.keys();
+        changes.extend(held.map(|id| Change::Held(id.clone(), None)));
+    }
     let mut later = None;
     let sources = sources(options, desired)?;
     for source in sources {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::desired::{Change, Deployed, Desired, Held, Wish};
 use crate::config::is_live;
-use crate::descriptor::{Change as Difference, Deployment, Diff, PlacedServer};
+use crate::descriptor::{Change as Difference, Deployment, Diff, PlacedServer, Property, kind_of};
 use crate::ipc::message::client::{DeployReport, ServerChange};
 use crate::ipc::message::node::{Assignment, ServerReport, is_to_run};
 use crate::model::{NodeName, ServerId};
@@ -82,8 +82,10 @@ pub(crate) fn orders(
 pub(crate) enum Liberty {
     /// Refuse the whole if a Blitz with live sessions would be restarted or removed.
     Careful,
-    /// Keep such a Blitz as it is until somebody restarts it.
+    /// Keep such a Blitz as it is until somebody restarts it; OMERO's own too, whose sessions are not seen.
     Hold,
+    /// Keep whatever would be restarted as it is until somebody restarts it.
+    Spare,
     /// Restart it.
     Now,
 }
@@ -185,12 +187,21 @@ fn compare(
         );
         let ends_sessions =
             change.sessions > 0 && matches!(change.effect.as_str(), "restart" | "stop");
+        let restarts = change.effect == "restart";
+        let holds = match liberty {
+            Liberty::Careful | Liberty::Now => false,
+            Liberty::Hold => {
+                ends_sessions
+                    || restarts && before.is_some_and(|placed| is_omeros_blitz(id, placed))
+            }
+            Liberty::Spare => ends_sessions || restarts,
+        };
         match (liberty, ends_sessions, before) {
             (Liberty::Careful, true, _) => plan.in_the_way.push((id.clone(), change.sessions)),
-            (Liberty::Hold, true, Some(placed)) => {
+            (_, _, Some(placed)) if holds => {
                 let held = Held {
                     application: name.to_owned(),
-                    placed: placed.clone(),
+                    placed: with_live(id, placed, after),
                 };
                 change.effect = "held".to_owned();
                 plan.changes
@@ -205,6 +216,48 @@ fn compare(
         plan.report.changes.push(change);
     }
     plan
+}
+
+/// Returns whether a server is a Blitz of OMERO's: it is named like one and is not the built-in one.
+fn is_omeros_blitz(id: &ServerId, placed: &PlacedServer) -> bool {
+    kind_of(id) == Some("blitz") && !placed.descriptor.is_builtin_blitz()
+}
+
+/// Returns whether what runs takes up another value of a property by itself. OMERO's own Blitz reads its properties once.
+fn takes_up(id: &ServerId, placed: Option<&PlacedServer>, name: &str) -> bool {
+    let reads_once = placed.is_some_and(|placed| is_omeros_blitz(id, placed));
+    is_live(name) && (!reads_once || is_for_the_grid(name))
+}
+
+/// Returns whether a property is one that the grid itself goes by, whatever the server is.
+fn is_for_the_grid(name: &str) -> bool {
+    name.starts_with("omero.grid.") || name.starts_with("omero.cluster.redirector")
+}
+
+/// Returns the definition that a server is held at, with the values that it takes up all the same. What it keeps stays in its order.
+fn with_live(id: &ServerId, held: &PlacedServer, fresh: Option<&PlacedServer>) -> PlacedServer {
+    let mut placed = held.clone();
+    let Some(fresh) = fresh else {
+        return placed;
+    };
+    let is_live = |(name, _): &&Property| takes_up(id, Some(held), name);
+    let properties = held.descriptor.property_set.properties.iter();
+    let mut kept = properties
+        .filter(|property| !is_live(property))
+        .cloned()
+        .peekable();
+    // In the order of the new definition where that has the same, so that what goes back to what runs is just that.
+    let mut merged = Vec::new();
+    for property in &fresh.descriptor.property_set.properties {
+        if is_live(&property) {
+            merged.push(property.clone());
+        } else {
+            merged.extend(kept.next_if(|(name, _)| *name == property.0));
+        }
+    }
+    merged.extend(kept);
+    placed.descriptor.property_set.properties = merged;
+    placed
 }
 
 fn server_change(
@@ -235,7 +288,11 @@ fn server_change(
     };
     let effect = match (difference, after) {
         (Difference::DescriptionOnly, _) => "none",
-        (Difference::PropertiesOnly { what }, _) if what.iter().all(|name| is_live(name)) => "live",
+        (Difference::PropertiesOnly { what }, _)
+            if what.iter().all(|name| takes_up(id, before, name)) =>
+        {
+            "live"
+        }
         (Difference::Removed { .. }, _) if runs => "stop",
         (Difference::Added { .. }, Some(after)) if starts(after) => "start",
         (

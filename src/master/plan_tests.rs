@@ -246,6 +246,67 @@ fn what_goes_back_to_what_runs_is_held_no_longer() {
 }
 
 #[test]
+fn settings_restart_nothing_and_those_that_are_live_come_through_all_the_same() {
+    let application = |timeout: &str, dir: &str| {
+        let server = |id: &str, exe: &str| {
+            format!(
+                "<server id=\"{id}\" exe=\"{exe}\" activation=\"always\"><option>blitz</option>\
+                 <property name=\"omero.sessions.timeout\" value=\"{timeout}\"/>\
+                 <property name=\"omero.data.dir\" value=\"{dir}\"/></server>"
+            )
+        };
+        let servers = [
+            ("Blitz-0", "omero-grid"),
+            ("Blitz-1", "java"),
+            ("p", "prog"),
+        ];
+        let servers: String = servers.map(|(id, exe)| server(id, exe)).concat();
+        deployed(&format!(
+            "<icegrid><application name=\"A\"><node name=\"n0\">{servers}</node></application></icegrid>"
+        ))
+    };
+    let mut wanted = Desired::default();
+    wanted.apply(Change::Application(Box::new(application("1", "/a"))));
+    let mut set = |fresh: Deployed, liberty: Liberty| -> (Vec<String>, Vec<String>) {
+        let plan = deploy(&wanted, fresh, &reports(&wanted, 0), liberty);
+        assert!(plan.in_the_way.is_empty());
+        let changes = plan.report.changes.iter();
+        let effects = changes.map(|change| change.effect.clone()).collect();
+        apply(&mut wanted, plan);
+        let has = |id: &str| {
+            let placed = wanted.server(&id.parse().unwrap()).unwrap();
+            let get = |name| placed.descriptor.property_set.get(name).unwrap().to_owned();
+            format!(
+                "{} {}",
+                get("omero.sessions.timeout"),
+                get("omero.data.dir")
+            )
+        };
+        (effects, ["Blitz-0", "Blitz-1", "p"].map(has).into())
+    };
+    let words = |words: [&str; 3]| words.map(str::to_owned).to_vec();
+    // OMERO's own Blitz reads its properties once, whatever the built-in one can be told.
+    let (effects, has) = set(application("2", "/a"), Liberty::Spare);
+    assert_eq!(effects, words(["live", "held", "live"]));
+    assert_eq!(has, words(["2 /a", "1 /a", "2 /a"]));
+    let (effects, has) = set(application("3", "/b"), Liberty::Spare);
+    assert_eq!(effects, words(["held", "held", "held"]));
+    assert_eq!(has, words(["3 /a", "1 /a", "3 /a"]));
+    let (effects, has) = set(application("4", "/b"), Liberty::Spare);
+    assert_eq!(effects, words(["held", "held", "held"]));
+    assert_eq!(has, words(["4 /a", "1 /a", "4 /a"]));
+    // A reload restarts what has no sessions; those of OMERO's own Blitz are not seen.
+    let (effects, has) = set(application("4", "/b"), Liberty::Hold);
+    assert_eq!(effects, words(["restart", "held", "restart"]));
+    assert_eq!(has, words(["4 /b", "1 /a", "4 /b"]));
+    let (_, has) = set(application("1", "/a"), Liberty::Spare);
+    assert_eq!(has, words(["1 /b", "1 /a", "1 /b"]));
+    set(application("1", "/b"), Liberty::Spare);
+    let held: Vec<_> = wanted.held.keys().map(ServerId::as_str).collect();
+    assert_eq!(held, ["Blitz-1"], "the others have what is wanted again");
+}
+
+#[test]
 fn which_nodes_run_follows_from_selection_and_hand() {
     let mut wanted = desired(&[]);
     let runs = |desired: &Desired| -> Vec<String> {

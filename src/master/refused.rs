@@ -21,7 +21,7 @@ pub(super) fn words(request: &Request) -> Option<String> {
             };
             format!("deploy {}{how}", source.shown)
         }
-        Request::Reload => "reload".to_owned(),
+        Request::Reload { .. } => "reload".to_owned(),
         Request::Node { node, action } => {
             let action = match action {
                 NodeAction::Start => "start",

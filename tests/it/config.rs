@@ -163,6 +163,115 @@ fn secrets_are_kept_out_of_sight() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
+/// Runs a command on a terminal of its own; returns what it shows.
+fn on_a_terminal(grid: &Grid, words: &str) -> String {
+    use std::io::Read as _;
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let words: Vec<&str> = words.split(' ').collect();
+    let mut command = grid.command(&words);
+    command.stdin(std::process::Stdio::null());
+    command.stdout(std::process::Stdio::from(terminal.slave));
+    let mut child = command.spawn().unwrap();
+    // With it goes the last of the other end that is in this process.
+    drop(command);
+    assert!(child.wait().unwrap().success(), "{words:?}");
+    let mut shown = Vec::new();
+    let mut buffer = [0; 4096];
+    let mut screen = std::fs::File::from(terminal.master);
+    // Where nobody writes any more, reading fails.
+    while let Ok(count @ 1..) = screen.read(&mut buffer) {
+        shown.extend_from_slice(&buffer[..count]);
+    }
+    String::from_utf8(shown).unwrap()
+}
+
+#[test]
+fn on_a_terminal_the_value_of_a_secret_is_masked_unless_asked_for() {
+    let grid = Grid::at("");
+    grid.run_with("config set omero.db.pass -", "top").ok();
+    grid.run("config set omero.db.host db").ok();
+    assert_eq!(
+        on_a_terminal(&grid, "config get omero.db.pass").trim(),
+        "********"
+    );
+    let shown = on_a_terminal(&grid, "config get --show-password omero.db.pass");
+    assert_eq!(shown.trim(), "top");
+    assert_eq!(
+        on_a_terminal(&grid, "config get omero.db.host").trim(),
+        "db"
+    );
+    // Scripts get what they always got.
+    assert_eq!(grid.run("config get omero.db.pass").ok().stdout, "top\n");
+}
+
+#[test]
+fn reading_leaves_the_file_as_it_is_and_writing_its_mode_and_owner() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    let grid = Grid::at("");
+    grid.run("config set omero.a 1").ok();
+    let file = grid.path(FILE);
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let is_root = nix::unistd::geteuid().is_root();
+    if is_root {
+        chown(&file, Some(4321), Some(8765)).unwrap();
+    }
+    let of = |file: &std::path::Path| {
+        let found = std::fs::metadata(file).unwrap();
+        (found.ino(), found.mtime_nsec(), found.ctime_nsec())
+    };
+    let before = of(&file);
+    for words in [
+        "get",
+        "get omero.a",
+        "list",
+        "keys",
+        "all",
+        "def",
+        "path",
+        "version",
+        "explain omero.a",
+        "set omero.a 1",
+    ] {
+        grid.run(&format!("config {words}")).ok();
+        assert_eq!(of(&file), before, "{words}");
+    }
+    assert!(!grid.path("etc/grid/config.xml.lock").exists());
+    grid.run("config set omero.a 2").ok();
+    let after = std::fs::metadata(&file).unwrap();
+    assert_ne!(after.ino(), before.0, "a new file in the place of the old");
+    assert_eq!(after.mode() & 0o7777, 0o640);
+    if is_root {
+        assert_eq!((after.uid(), after.gid()), (4321, 8765));
+    }
+}
+
+#[test]
+fn a_profile_that_is_not_there_is_told_and_made_by_the_first_setting() {
+    let mut grid = Grid::at("");
+    grid.run("config set omero.a 1").ok();
+    grid.set("OMERO_CONFIG", "test");
+    let run = grid.run("config get").ok();
+    assert_eq!(run.stdout, "");
+    assert!(run.stderr.contains("no profile 'test'"), "{}", run.stderr);
+    grid.run("config set omero.a @{two}").ok();
+    let run = grid.run("config get omero.a").ok();
+    assert_eq!((&run.stdout[..], &run.stderr[..]), ("@{two}\n", ""));
+    grid.set("OMERO_CONFIG", "");
+    assert_eq!(grid.run("config get omero.a").ok().stdout, "1\n");
+    // An active profile that the file does not have is an empty one.
+    let text = grid.read(FILE).replace(
+        "name=\"omero.config.profile\" value=\"default\"",
+        "name=\"omero.config.profile\" value=\"lost\"",
+    );
+    grid.write(FILE, &text);
+    assert_eq!(grid.run("config def").ok().stdout, "lost\n");
+    assert_eq!(grid.run("config get").ok().stdout, "");
+    grid.run("config set omero.b 3").ok();
+    assert_eq!(get(&grid), "omero.b=3\n");
+    grid.run("config def default").ok();
+    assert_eq!(get(&grid), "omero.a=1\n");
+}
+
 #[test]
 fn a_live_value_reaches_running_blitzes_and_restarts_nothing() {
     let grid = Grid::shipped();
@@ -190,6 +299,60 @@ fn a_live_value_reaches_running_blitzes_and_restarts_nothing() {
     grid.wait("the value for all", || {
         (idle(&grid) == 123_000).then_some(())
     });
+}
+
+#[test]
+fn what_waits_for_a_restart_is_listed_and_a_rolling_restart_cures_it() {
+    let grid = Grid::shipped();
+    grid.run("start descriptors/default.xml").ok();
+    let servers = ["Blitz-0", "Processor-0"];
+    let pids = |grid: &Grid| servers.map(|id| grid.pid(id));
+    let outdated =
+        |grid: &Grid| servers.map(|id| grid.server(id).unwrap()["outdated"].as_bool().unwrap());
+    let first = pids(&grid);
+    let set = grid.run("config set omero.data.dir elsewhere").ok();
+    assert!(
+        set.stdout.contains("restart --rolling --outdated"),
+        "{set:?}"
+    );
+    assert_eq!((pids(&grid), outdated(&grid)), (first, [true, true]));
+    let page = grid.run("status").ok().stdout;
+    assert!(
+        page.contains("Blitz-0, Processor-0: run with an older definition or older values"),
+        "{page}"
+    );
+    grid.run("status --check").exits(1);
+    let explained = grid.run("config explain omero.data.dir").ok().stdout;
+    assert!(explained.contains("runs with var/data"), "{explained}");
+    // What is live comes through all the same.
+    grid.run("config set omero.sessions.timeout 123000").ok();
+    grid.wait("the new time-out", || {
+        let get = grid.run("config service get omero.sessions.timeout").ok();
+        (get.stdout.trim() == "123000").then_some(())
+    });
+    // A crash is no restart by somebody: it goes on with what it had.
+    grid.kill9(first[0]);
+    grid.wait_successor("Blitz-0", first[0]);
+    assert_eq!(outdated(&grid), [true, true]);
+    let second = pids(&grid);
+    let said = grid.run("restart --rolling --outdated").ok().stdout;
+    assert!(said.contains("all of them were restarted"), "{said}");
+    let third = pids(&grid);
+    assert!(second.iter().all(|pid| !third.contains(pid)), "{third:?}");
+    assert_eq!(outdated(&grid), [false, false]);
+    let get = grid.run("config service get omero.data.dir").ok();
+    assert_eq!(get.stdout.trim(), "elsewhere");
+    let explained = grid.run("config explain omero.data.dir").ok().stdout;
+    assert!(!explained.contains("runs with"), "{explained}");
+    grid.run("restart --rolling --outdated")
+        .exits(3)
+        .says(&["nothing runs with"]);
+    // So does a stop and a start.
+    grid.run("config set omero.data.dir third").ok();
+    assert_eq!(outdated(&grid), [true, true]);
+    grid.run("stop").ok();
+    grid.run("start").ok();
+    assert_eq!(outdated(&grid), [false, false]);
 }
 
 #[test]

@@ -224,7 +224,7 @@ fn a_reload_applies_what_ends_no_session_and_marks_the_rest() {
     grid.run("status --check").exits(1);
     let page = grid.run("status").ok().stdout;
     assert!(
-        page.contains("`omero-grid restart --rolling Blitz-0` takes the new one"),
+        page.contains("Blitz-0: runs with an older definition"),
         "{page}"
     );
     // Also the next master and the next node know.

@@ -295,17 +295,43 @@ fn a_full_disk_refuses_the_file_and_keeps_the_rest() {
 
 #[test]
 fn a_data_directory_that_vanishes_is_said_and_nobody_is_logged_out() {
-    let grid = started();
+    let server = with_data("Blitz-0").property("omero.grid.read_only.probe", "1");
+    let grid = Grid::new(&application(&[node("n", &[server])]));
+    grid.start();
+    owns(&grid);
     grid.write("a.txt", "abc");
     grid.run("file import a.txt").ok();
+    let before = list(&grid);
     let session = grid.session();
     std::fs::rename(grid.path("data"), grid.path("gone")).unwrap();
-    grid.run("file get 1 -o b.txt").exits(3);
-    grid.run("file import a.txt").exits(1);
+    for words in ["list", "info 1", "get 1 -o b.txt", "import a.txt"] {
+        let run = grid.run(&format!("file {words}"));
+        assert!(matches!(run.status, 1 | 6), "{words}: {run:?}");
+    }
+    grid.run("file list").exits(1).says(&["gone", "mounted"]);
+    let server = grid.wait_server("Blitz-0", "to say so", |server| {
+        server["blitz"]["read_only"]["repo"] == true
+    });
+    let why = server["blitz"]["read_only_reason"]["repo"]
+        .as_str()
+        .unwrap();
+    assert!(why.contains("/data: ENOENT"), "{why}");
+    grid.run("file import a.txt").exits(6).says(&["ENOENT"]);
+    assert!(
+        !grid.path("data").exists(),
+        "nothing takes the place of what is gone"
+    );
     grid.run(&format!("session join {session}")).ok();
     std::fs::rename(grid.path("gone"), grid.path("data")).unwrap();
+    grid.wait_server("Blitz-0", "to write again", |server| {
+        server["blitz"]["read_only"]["repo"] == false
+    });
+    assert_eq!(list(&grid), before);
     grid.run("file get 1 -o b.txt").ok();
-    grid.run("file import a.txt").ok();
+    grid.wait("the repository to be owned again", || {
+        (grid.run("file import a.txt").status == 0).then_some(())
+    });
+    assert_eq!(list(&grid).len(), 2);
 }
 
 /// A TIFF of one plane: little-endian, 8 bits, no compression.
@@ -425,7 +451,9 @@ fn three_commands_through_the_name_omero_make_a_site_read_only() {
         .exits(6)
         .says(&["omero.cluster.read_only.db"]);
     with("file delete 1").exits(6);
-    with("script run any.py").exits(6);
+    with("script run any.py")
+        .exits(6)
+        .says(&["omero.cluster.read_only."]);
     assert_eq!(
         listing(&grid.path("var/data")),
         before,

@@ -144,7 +144,11 @@ fn sessions_of_a_reader_survive_its_crash_and_the_way_back() {
 
 #[test]
 fn a_mount_that_only_reads_is_found_out_and_left_as_it_is() {
-    let grid = grid_of(&[with_data("Blitz-0")]);
+    // A `false` forces nothing.
+    let server = with_data("Blitz-0")
+        .property(DB, "false")
+        .property(REPO, "false");
+    let grid = grid_of(&[server]);
     grid.start();
     grid.write("a.txt", "abc");
     grid.run("file import a.txt").ok();
@@ -162,6 +166,12 @@ fn a_mount_that_only_reads_is_found_out_and_left_as_it_is() {
     grid.run(&format!("session join {session}")).ok();
     grid.run("file import a.txt").exits(6).says(&["EROFS"]);
     grid.run("file delete 1").exits(6).says(&["EROFS"]);
+    grid.write("lib/scripts/hello.sh", "echo hello\n");
+    grid.run("script run hello.sh").exits(6).says(&["EROFS"]);
+    for (key, value) in [("db", "false"), ("repo", "true")] {
+        let get = format!("config service get omero.cluster.read_only.runtime.{key}");
+        assert_eq!(grid.run(&get).ok().stdout.trim(), value, "{key}");
+    }
     grid.run("file get 1 -o b.txt").ok();
     assert_eq!(grid.read("b.txt"), "abc");
     assert_eq!(listing(&grid.path("data")), before);
@@ -290,7 +300,9 @@ fn a_role_that_may_only_select_serves_logins() {
     let reader = server.url("grid", "reader");
     let reads = application(&[node(
         "n",
-        &[blitz("Blitz-0").property("omero.grid.store", &reader)],
+        &[blitz("Blitz-0")
+            .property("omero.grid.store", &reader)
+            .property(DB, "false")],
     )]);
     grid.write("grid.xml", &reads);
     grid.start();
@@ -309,6 +321,8 @@ fn a_role_that_may_only_select_serves_logins() {
     grid.run("user passwd root --password-file pw")
         .exits(6)
         .says(&["no INSERT"]);
+    let get = "config service get omero.cluster.read_only.runtime.db";
+    assert_eq!(grid.run(get).ok().stdout.trim(), "true");
 }
 
 #[test]
@@ -347,6 +361,18 @@ fn one_blitz_owns_the_repository_and_the_others_pass_on_what_they_are_asked_to_w
     grid.run(&format!("file import a.txt --session {session}"))
         .ok();
     assert_eq!(grid.json("file list").as_array().unwrap().len(), 2);
+    // Also when it crashes: the lock is gone with the process.
+    grid.run(&format!("server {owner} start")).ok();
+    grid.wait_server(&owner, "to wait for its turn", |server| {
+        waits(server).as_deref() == Some(&waiter)
+    });
+    let pid = grid.pid(&waiter);
+    grid.kill9(pid);
+    grid.wait_server(&owner, "to own the repository again", |server| {
+        server["blitz"].is_object() && waits(server).is_none()
+    });
+    grid.run("file import a.txt").ok();
+    assert_eq!(grid.json("file list").as_array().unwrap().len(), 3);
 }
 
 #[test]
@@ -401,6 +427,9 @@ fn values_are_seen_by_those_who_may_and_set_by_administrators_only() {
             .trim(),
         "false"
     );
+    // What nobody has set has its default, as with OMERO.
+    let default = as_ann("get omero.sessions.timeout").ok();
+    assert_eq!(default.stdout.trim(), "600000");
     as_ann("get omero.data.dir")
         .exits(6)
         .says(&["administrator"]);

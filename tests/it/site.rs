@@ -72,6 +72,8 @@ fn a_site_starts_from_its_templates_and_nothing_is_written_into_etc() {
     let pid = grid.pid("Blitz-0");
     // A change of the configuration is a change of what the templates make.
     grid.run("config set omero.jvmcfg.heap_size.blitz 77m").ok();
+    assert_eq!(grid.pid("Blitz-0"), pid, "nobody has asked for a restart");
+    grid.run("restart --rolling --outdated").ok();
     grid.wait_successor("Blitz-0", pid);
     let pid = grid.pid("Blitz-0");
     let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
@@ -97,6 +99,8 @@ fn what_templates_are_made_into_follows_the_configuration() {
         ("omero.a.blitz", "of the kind"),
         ("omero.b.blitz", "another"),
         ("omero.example", "configured"),
+        ("omero.cluster.read_only.db", "true"),
+        ("omero.pixeldata.memoizer.dir.local", "/tmp/memos"),
         (
             "omero.server.nodedescriptors",
             "master:Blitz-0 backup:Blitz-1",
@@ -136,7 +140,18 @@ fn what_templates_are_made_into_follows_the_configuration() {
         Some("by hand")
     );
     let checked = grid.run("check etc/grid/default.xml").ok();
-    checked.says(&["does not name Storm"]);
+    checked.says(&[
+        "does not name Storm",
+        "omero.a.blitz, omero.b.blitz: each of them counts here",
+        "omero.example is written into property set Profile",
+    ]);
+    // A Blitz of OMERO's own is made read-only by what it expects.
+    for (name, value) in [
+        ("omero.cluster.read_only.db", "true"),
+        ("omero.pixeldata.memoizer.dir.local", "/tmp/memos"),
+    ] {
+        assert_eq!(property("Blitz-0", name).as_deref(), Some(value), "{name}");
+    }
 }
 
 #[test]

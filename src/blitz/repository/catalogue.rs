@@ -32,6 +32,12 @@ pub(super) enum CatalogueError {
         #[source]
         source: io::Error,
     },
+    /// It was there, or the directory of the repository is not.
+    #[error("the list of files {path} is gone; is its file system mounted?")]
+    Gone {
+        /// The list.
+        path: PathBuf,
+    },
     /// A line in it makes no sense.
     #[error(
         "the list of files {path} is damaged at byte {at}: {problem}; put a copy of it in its place, or remove the line"
@@ -108,9 +114,14 @@ impl Catalogue {
     pub(super) fn refresh(&mut self) -> Result<(), CatalogueError> {
         let mut file = match File::open(&self.path) {
             Ok(file) => file,
-            // Nothing has been imported yet.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                *self = Self::new(std::mem::take(&mut self.path));
+                let managed = self.path.ancestors().nth(2);
+                if self.inode != 0 || !managed.is_some_and(Path::is_dir) {
+                    return Err(CatalogueError::Gone {
+                        path: self.path.clone(),
+                    });
+                }
+                // Nothing has been imported yet.
                 return Ok(());
             }
             Err(source) => return Err(self.fail(source)),
@@ -339,6 +350,29 @@ mod tests {
         assert_eq!(listed(&reader), [1, 2, 4]);
         assert_eq!(reader.page(Some(1), 1).0[0].id, 2);
         assert!(reader.page(Some(1), 1).1);
+    }
+
+    #[test]
+    fn what_is_gone_is_not_taken_for_empty() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("managed/.omero-grid");
+        let mut catalogue = Catalogue::new(dir.join("catalogue"));
+        let gone = |catalogue: &mut Catalogue| {
+            matches!(catalogue.refresh(), Err(CatalogueError::Gone { .. }))
+        };
+        assert!(gone(&mut catalogue), "there is no repository");
+        fs::create_dir_all(&dir).unwrap();
+        catalogue.refresh().unwrap();
+        catalogue.add(entry(1)).unwrap();
+        fs::rename(temp.path().join("managed"), temp.path().join("away")).unwrap();
+        assert!(gone(&mut catalogue));
+        // What is mounted upon is an empty directory.
+        fs::create_dir_all(&dir).unwrap();
+        assert!(gone(&mut catalogue));
+        fs::remove_dir_all(temp.path().join("managed")).unwrap();
+        fs::rename(temp.path().join("away"), temp.path().join("managed")).unwrap();
+        catalogue.refresh().unwrap();
+        assert_eq!(listed(&catalogue), [1]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::super::failure::{Failure, code};
 use super::is_secret;
 use crate::config::SiteFiles;
 use crate::config::{self, active_profile, keys};
-use crate::descriptor::{self, KINDS, Origin};
+use crate::descriptor::{self, Origin, kind_of};
 use crate::ipc::message::client::DescriptorSource;
 use crate::model::{NodeName, ServerId};
 
@@ -149,7 +149,7 @@ pub(super) async fn explain(
 
 /// Orders what a server has: its own kind's values come last, because they count.
 fn steps<'o>(key: &str, server: &ServerId, origins: impl Iterator<Item = &'o Origin>) -> Vec<Step> {
-    let own = kind(server).map(|kind| format!("{key}.{kind}"));
+    let own = kind_of(server).map(|kind| format!("{key}.{kind}"));
     let (mut steps, mut of_kind) = (Vec::new(), Vec::new());
     for origin in origins {
         let from = match (&origin.set, &origin.place) {
@@ -173,12 +173,6 @@ fn steps<'o>(key: &str, server: &ServerId, origins: impl Iterator<Item = &'o Ori
     steps
 }
 
-/// Returns what kind of server this is by its id, as OMERO names them: `Blitz-0`, `PixelData-0`.
-fn kind(server: &ServerId) -> Option<&'static str> {
-    let name = server.as_str().split('-').next()?.to_ascii_lowercase();
-    KINDS.into_iter().find(|kind| *kind == name)
-}
-
 /// Returns what a server was started with, from the properties that its node has written for it; `None` if there are none.
 fn running(
     context: &Context,
@@ -193,7 +187,7 @@ fn running(
         .join(server.as_str())
         .join("config/config");
     let text = std::fs::read_to_string(path).ok()?;
-    let own = kind(server).map(|kind| format!("{key}.{kind}"));
+    let own = kind_of(server).map(|kind| format!("{key}.{kind}"));
     let value = |key: &str| {
         let mut lines = text.lines().rev();
         lines.find_map(|line| {

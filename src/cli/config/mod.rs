@@ -157,7 +157,21 @@ pub(crate) async fn run(context: &Context, args: ConfigArgs) -> Result<(), Failu
         .source
         .unwrap_or_else(|| store_path(context.paths.dir()));
     let profile = std::env::var("OMERO_CONFIG").ok();
-    let store = ConfigStore::new(path, profile);
+    let store = ConfigStore::new(path, profile.clone());
+    let reads = matches!(
+        args.command,
+        Command::Get { .. } | Command::List { .. } | Command::Keys
+    );
+    if let Some(name) = profile.filter(|name| reads && !name.is_empty())
+        && !store.profiles()?.contains(&name)
+    {
+        warn(
+            context,
+            &format!(
+                "there is no profile '{name}', which OMERO_CONFIG names; `omero config all` lists them"
+            ),
+        )?;
+    }
     match args.command {
         Command::Service { service } => service::run(context, service).await,
         Command::Explain {
@@ -198,6 +212,8 @@ pub(crate) async fn run(context: &Context, args: ConfigArgs) -> Result<(), Failu
                 (None, Some(file)) => Some(value_of(&file)?),
                 (Some(value), _) => Some(match value.strip_prefix('@') {
                     _ if value == "-" => value_of("-".as_ref())?,
+                    // A placeholder, as values for LDAP have them.
+                    Some(rest) if rest.starts_with('{') => value,
                     Some(file) => value_of(file.as_ref())?,
                     None => value,
                 }),
@@ -540,7 +556,8 @@ async fn apply(
         hint: Some("mend it, then `omero-grid reload`".to_owned()),
         ..failure
     };
-    let Reply::Reloaded { reports } = grid.call(Request::Reload).await.map_err(refused)? else {
+    let request = Request::Reload { spare: true };
+    let Reply::Reloaded { reports } = grid.call(request).await.map_err(refused)? else {
         return Err(strange());
     };
     if context.is_json() {

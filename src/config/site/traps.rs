@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::{Values, nodes};
 use crate::config::{keys, profile};
+use crate::descriptor::KINDS;
 
 /// Returns what an administrator should know about the files of a site, in words.
 pub fn traps(omero_dir: &Path) -> Vec<String> {
@@ -70,6 +71,20 @@ fn of_values(values: &Values) -> Vec<String> {
     for (key, value) in values {
         if let Some(doubt) = keys::doubt(key, value) {
             found.push(doubt.to_string());
+        }
+    }
+    for kind in KINDS {
+        let suffix = format!(".{kind}");
+        let own: Vec<_> = values
+            .keys()
+            .filter(|key| key.ends_with(&suffix) && !key.starts_with("omero.jvmcfg."))
+            .map(String::as_str)
+            .collect();
+        if own.len() > 1 {
+            found.push(format!(
+                "{}: each of them counts here; OMERO itself takes one of them only, the last that was set",
+                own.join(", ")
+            ));
         }
     }
     if get("omero.cluster.redirector") == Some("scaleRedirector") {
@@ -164,7 +179,19 @@ mod tests {
                 "{key}={value}: {said:?}"
             );
         }
+        let twice = [
+            ("omero.sessions.timeout.blitz", "1"),
+            ("omero.throttling.method_time.error.blitz", "1"),
+            ("omero.jvmcfg.percent.blitz", "20"),
+        ];
+        let twice = said(&twice);
+        assert!(
+            matches!(&twice[..], [one] if one.starts_with("omero.sessions.timeout.blitz, omero.throttling")),
+            "{twice:?}"
+        );
         let plain = [
+            ("omero.sessions.timeout.blitz", "1"),
+            ("omero.sessions.timeout.indexer", "1"),
             ("omero.db.host", "db"),
             ("omero.sessions.max_user_time_to_idle", "1000"),
             ("omero.sessions.maximum", "5000"),

@@ -33,7 +33,11 @@ pub enum Request {
         mode: DeployMode,
     },
     /// Reads descriptors and configuration again: [`Reply::Reloaded`]. Applies what ends no session.
-    Reload,
+    Reload {
+        /// Restarts nothing: what would have to be goes on, outdated.
+        #[serde(default)]
+        spare: bool,
+    },
     /// Does something to a node, durably: [`Reply::Accepted`] at once; watch the status for the rest.
     Node { node: NodeName, action: NodeAction },
     /// Does something to a server, durably, and waits for at most `wait_ms`: [`Reply::Server`].
@@ -123,7 +127,7 @@ impl Request {
             Self::Drain { drain } => drain.plan,
             Self::CreateSession { create, .. } => create.token.is_some(),
             Self::Blitz { request } => !request.writes(),
-            Self::Reload
+            Self::Reload { .. }
             | Self::Node { .. }
             | Self::Server { .. }
             | Self::Stop

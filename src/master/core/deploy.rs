@@ -81,7 +81,11 @@ impl Core {
         Ok(report)
     }
 
-    pub(super) fn reload(&mut self, uid: u32) -> Result<Vec<DeployReport>, Refusal> {
+    pub(super) fn reload(&mut self, spare: bool, uid: u32) -> Result<Vec<DeployReport>, Refusal> {
+        let (liberty, word) = match spare {
+            true => (Liberty::Spare, "config"),
+            false => (Liberty::Hold, "reload"),
+        };
         let sources: Vec<_> = self
             .desired
             .in_order()
@@ -93,7 +97,7 @@ impl Core {
         // All are read before any is changed: a bad file changes nothing.
         for source in sources {
             let (fresh, warnings) = self.load(source).map_err(|error| refuse(&error))?;
-            let plan = self.plan(fresh, Liberty::Hold, &user(uid), false);
+            let plan = self.plan(fresh, liberty, &user(uid), false);
             changes.extend(plan.changes);
             reports.push(DeployReport {
                 warnings,
@@ -101,7 +105,7 @@ impl Core {
                 ..plan.report
             });
         }
-        self.commit(changes, uid, "reload")?;
+        self.commit(changes, uid, word)?;
         Ok(reports)
     }
 

@@ -26,6 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a restart waits to be told how it went; what comes of it is seen in any case.
 const RESTART: Duration = Duration::from_secs(600);
 
+/// The pause after a restart of a server without sessions that did not come about.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// What came of something that was done beside the core.
 #[derive(Debug)]
 pub(crate) enum Outcome {
@@ -70,6 +73,8 @@ impl Core {
                 .and_then(|report| report.blitz.as_ref())
                 .map(|blitz| blitz.accepting),
             failed,
+            plain: !placed.descriptor.is_builtin_blitz(),
+            active: report.is_some_and(|report| report.state == ServerState::Active),
         }
     }
 
@@ -197,13 +202,15 @@ impl Core {
         });
     }
 
-    /// Restarts a Blitz that is drained, beside whatever goes on.
+    /// Restarts a Blitz that is drained, or a server whose turn has come, beside whatever goes on.
     fn restart(&mut self, id: &ServerId) {
         self.busy.insert(id.clone());
         self.give_orders();
         let generation = self.generation_told(id);
+        let plain = self.see(id).plain;
         let (link, server, tell) = (self.link_of(id), id.clone(), self.outcomes.0.clone());
         self.tasks.spawn(async move {
+            let mut done = false;
             if let Some((_, mut handle)) = link {
                 let told = handle.configured.wait_for(|told| *told >= generation);
                 if matches!(tokio::time::timeout(PATIENCE, told).await, Ok(Ok(_))) {
@@ -212,10 +219,17 @@ impl Core {
                         action: Action::Restart,
                         wait_ms: u64::try_from(RESTART.as_millis()).unwrap_or(u64::MAX),
                     };
-                    if let Err(error) = handle.client.call(&request).await {
-                        warn!(server = %server, %error, "the restart of a drained Blitz did not go well");
+                    match handle.client.call(&request).await {
+                        Ok(_) => done = true,
+                        Err(error) => {
+                            warn!(server = %server, %error, "a restart did not go well");
+                        }
                     }
                 }
+            }
+            if plain && !done {
+                // It is tried again as soon as this is told.
+                tokio::time::sleep(AGAIN).await;
             }
             let _ = tell.send(Outcome::Restarted(server)).await;
         });
@@ -453,17 +467,23 @@ impl Core {
                 if self.stopping {
                     return Err(stopping());
                 }
-                let mut ids = self.blitzes_named(&names, false)?;
-                if outdated {
-                    ids.retain(|id| self.desired.held.contains_key(id));
-                } else if names.is_empty() {
-                    ids.retain(|id| self.see(id).runs);
-                }
+                let ids = if outdated && names.is_empty() {
+                    self.desired.held.keys().cloned().collect()
+                } else {
+                    let mut ids = self.blitzes_named(&names, false)?;
+                    if outdated {
+                        ids.retain(|id| self.desired.held.contains_key(id));
+                    } else if names.is_empty() {
+                        ids.retain(|id| self.see(id).runs);
+                    }
+                    ids
+                };
                 if ids.is_empty() {
-                    return Err(Refusal::new(
-                        RefusalKind::NotFound,
-                        "there is no Blitz to be restarted",
-                    ));
+                    let none = match outdated {
+                        true => "nothing runs with an older definition or older values",
+                        false => "there is no Blitz to be restarted",
+                    };
+                    return Err(Refusal::new(RefusalKind::NotFound, none));
                 }
                 let change = self.rollout_over(ids, deadline_ms);
                 self.commit(vec![change], uid, "restart --rolling")
@@ -498,9 +518,15 @@ impl Core {
         }
     }
 
-    /// Returns the change that begins to restart these Blitzes; that which the redirect names comes last.
+    /// Returns the change that begins to restart these servers: first those without sessions, which need not be waited for; the Blitz
+    /// that the redirect names comes last.
     pub(super) fn rollout_over(&self, mut ids: Vec<ServerId>, deadline_ms: Option<u64>) -> Change {
-        ids.sort_by_key(|id| (Some(id) == self.desired.redirect.as_ref(), id.clone()));
+        ids.sort_by_key(|id| {
+            let placed = self.desired.server(id);
+            let is_blitz = placed.is_some_and(|placed| placed.descriptor.is_builtin_blitz());
+            let is_redirect = Some(id) == self.desired.redirect.as_ref();
+            (is_blitz, is_redirect, id.clone())
+        });
         Change::Rollout(Some(Box::new(Rollout {
             since_ms: clock::now().wall_ms,
             deadline_ms,
@@ -516,10 +542,24 @@ impl Core {
         };
         let drains = |id: &ServerId| self.desired.drains.contains_key(id);
         let turn = drain::turn(rollout, |id| self.see(id), drains);
+        if let Turn::Restart(id) = turn {
+            if self.busy.contains(&id) {
+                return false;
+            }
+            self.restart(&id);
+            return true;
+        }
         let mut after = rollout.clone();
         let now_ms = clock::now().wall_ms;
         let (subject, text, more) = match turn {
-            Turn::Wait => return false,
+            Turn::Wait | Turn::Restart(_) => return false,
+            Turn::Begin(id) if self.see(&id).plain => {
+                after.waiting.retain(|waiting| *waiting != id);
+                after.current = Some((id.clone(), now_ms));
+                let change = Change::Held(id.clone(), None);
+                let text = "its turn has come; restarts".to_owned();
+                (id.to_string(), text, Some(change))
+            }
             Turn::Begin(id) => {
                 after.waiting.retain(|waiting| *waiting != id);
                 after.current = Some((id.clone(), now_ms));
@@ -539,17 +579,23 @@ impl Core {
             }
             Turn::Skip(id) => {
                 after.waiting.retain(|waiting| *waiting != id);
+                // What does not run has nothing that could be older.
+                let held = self.desired.held.contains_key(&id);
                 (
                     id.to_string(),
                     "does not run; not restarted".to_owned(),
-                    None,
+                    held.then(|| Change::Held(id.clone(), None)),
                 )
             }
             Turn::Done => {
                 let done = after.current.take().map(|(id, _)| id);
+                let back = match &done {
+                    Some(id) if self.see(id).plain => "is back",
+                    _ => "is back and takes sessions",
+                };
                 let id = done.as_ref().map_or_else(String::new, ToString::to_string);
                 after.done.extend(done);
-                (id, "is back and takes sessions".to_owned(), None)
+                (id, back.to_owned(), None)
             }
             Turn::Fail(why) => {
                 let id = after
@@ -560,7 +606,7 @@ impl Core {
                 (id, format!("the rolling restart stands still: {why}"), None)
             }
             Turn::Finished => {
-                let text = format!("restarted {} Blitzes", after.done.len());
+                let text = format!("restarted {} servers", after.done.len());
                 let end = happening("rollout", "", text);
                 return self
                     .commit_noting(vec![Change::Rollout(None)], vec![end])

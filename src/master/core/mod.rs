@@ -67,6 +67,8 @@ pub(crate) enum Command {
         answer: Answer<DeployReport>,
     },
     Reload {
+        /// Restarts nothing.
+        spare: bool,
         uid: u32,
         answer: Answer<Vec<DeployReport>>,
     },
@@ -318,7 +320,9 @@ impl Core {
                 drop(answer.send(self.deploy(source, dry_run, mode, uid)));
             }
             Command::Application { edition, answer } => drop(answer.send(self.edit(edition))),
-            Command::Reload { uid, answer } => drop(answer.send(self.reload(uid))),
+            Command::Reload { spare, uid, answer } => {
+                drop(answer.send(self.reload(spare, uid)));
+            }
             Command::Node {
                 node,
                 action,
@@ -475,11 +479,14 @@ impl Core {
             NodeAction::Stop => (Switch::Stopped, "stop"),
             NodeAction::Restart => (Switch::Started, "restart"),
         };
-        self.commit(
-            vec![Change::Node(node.clone(), Some(switch))],
-            uid,
-            &format!("node {node} {word}"),
-        )?;
+        let mut changes = vec![Change::Node(node.clone(), Some(switch))];
+        if action != NodeAction::Start {
+            // Its servers end now; they begin anew with the definitions that are deployed.
+            let held = self.desired.held.iter();
+            let held = held.filter(|(_, held)| held.placed.node == *node);
+            changes.extend(held.map(|(id, _)| Change::Held(id.clone(), None)));
+        }
+        self.commit(changes, uid, &format!("node {node} {word}"))?;
         if action == NodeAction::Restart
             && self
                 .nodes
