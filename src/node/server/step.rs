@@ -52,6 +52,11 @@ pub(crate) enum Why {
         /// Whether it exited with code 0.
         success: bool,
     },
+    /// It ended under an earlier program of this node, and its next try is not due yet.
+    Paused {
+        /// When it is tried again.
+        until: Instant,
+    },
 }
 
 /// Where a server is in its life.
@@ -221,9 +226,10 @@ impl Server {
                     (Leaving::No | Leaving::NodeStops, Why::TimedOut(_)) => {
                         ServerState::ActivationTimedOut
                     }
-                    (Leaving::No | Leaving::NodeStops, Why::Asked | Why::Ended { .. }) => {
-                        ServerState::Deactivating
-                    }
+                    (
+                        Leaving::No | Leaving::NodeStops,
+                        Why::Asked | Why::Ended { .. } | Why::Paused { .. },
+                    ) => ServerState::Deactivating,
                 }
             }
             Phase::Destroyed => ServerState::Destroyed,
@@ -315,6 +321,9 @@ impl Server {
             Phase::Activating { .. } | Phase::Active { .. } if self.is_unwanted() => {
                 self.terminate(Why::Asked, at, effects);
             }
+            Phase::Sweeping {
+                why: Why::Paused { .. },
+            } if hurry => self.phase = Phase::Sweeping { why: Why::Asked },
             // What is wanted counts again once nothing of the process is left.
             Phase::Launching
             | Phase::Activating { .. }
@@ -434,9 +443,15 @@ pub(crate) fn step(mut server: Server, event: Event, at: At) -> (Server, Vec<Eff
             | Phase::Destroyed => {}
         },
         Event::FoundDead => match s.phase {
-            Phase::Inactive | Phase::Waiting | Phase::BackingOff { .. } => {
+            Phase::Inactive | Phase::Waiting => {
                 effects.push(Effect::Sweep(at.now));
                 s.phase = Phase::Sweeping { why: Why::Asked };
+            }
+            Phase::BackingOff { until } => {
+                effects.push(Effect::Sweep(at.now));
+                s.phase = Phase::Sweeping {
+                    why: Why::Paused { until },
+                };
             }
             Phase::Launching
             | Phase::Activating { .. }
@@ -510,6 +525,7 @@ pub(crate) fn step(mut server: Server, event: Event, at: At) -> (Server, Vec<Eff
         Event::Swept => match s.phase {
             Phase::Sweeping { why } => match why {
                 Why::Asked => s.without_process(None, &mut effects),
+                Why::Paused { until } => s.without_process(Some(until), &mut effects),
                 Why::TimedOut(run) => s.fail(run, at, &mut effects),
                 Why::Ended { run, success } => {
                     if success && s.desired.activation != Activation::Always {
