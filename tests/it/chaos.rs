@@ -383,9 +383,12 @@ fn start(grid: &Grid, notes: &mut Ledger) {
         let Some(output) = quick(grid, &["start", "--wait", "20"]) else {
             return;
         };
-        // Not everything may be active in time: the master is there all the same.
-        if matches!(output.status.code(), Some(0 | 5 | 6)) {
-            return;
+        // Not everything may be active in time: the master is there all the same. That there is one already may be the work of a start
+        // that was given up.
+        match output.status.code() {
+            Some(0 | 5) => return,
+            Some(6) if quick(grid, &["status"]).is_some_and(|run| run.status.success()) => return,
+            _ => {}
         }
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         println!("start: {} {said}", output.status);

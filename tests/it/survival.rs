@@ -84,6 +84,69 @@ fn a_killed_master_is_replaced_by_the_next_start() {
     joinable(&grid, &session);
 }
 
+/// A start needs neither the locks of SQLite nor the answer of a process that may be stopped while it has them.
+#[test]
+fn a_stopped_process_keeps_no_grid_from_starting() {
+    let grid = one_blitz();
+    let session = grid.session();
+    let (node, blitz) = (grid.node_pid("n"), grid.pid("Blitz-0"));
+    let restart = || {
+        grid.kill9(grid.master_pid());
+        grid.run("start").ok()
+    };
+    // Within a commit: this process stands for the one that was stopped.
+    let mut db = rusqlite::Connection::open(grid.path("var/grid.db")).unwrap();
+    let commit = db
+        .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+        .unwrap();
+    let said = restart();
+    assert!(!said.stdout.contains("locked"), "{}", said.stdout);
+    assert_eq!((grid.node_pid("n"), grid.pid("Blitz-0")), (node, blitz));
+    // A Blitz that has to be started needs the store; it is tried again, and says who has it.
+    grid.kill9(blitz);
+    let me = format!("process {}", std::process::id());
+    let waits = grid.wait_server("Blitz-0", "to say who has the store", |server| {
+        server["last_lines"].to_string().contains(&me)
+    });
+    assert_eq!(waits["state"], "inactive", "{waits}");
+    drop(commit);
+    drop(db);
+    grid.wait_successor("Blitz-0", blitz);
+    joinable(&grid, &session);
+    // While the last one closes the file it cannot even be read.
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(grid.path("var/grid.db"))
+        .unwrap();
+    let pending = nix::libc::flock {
+        l_type: nix::libc::F_WRLCK as nix::libc::c_short,
+        l_whence: nix::libc::SEEK_SET as nix::libc::c_short,
+        l_start: 0x4000_0000,
+        l_len: 1,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETLK(&pending)).unwrap();
+    restart();
+    let log = grid.read("var/log/grid.log");
+    assert!(log.contains(&format!("{me} has kept the store")), "{log}");
+    drop(file);
+    joinable(&grid, &session);
+    // The node itself: its servers are adopted with it when it goes on.
+    kill(node, Signal::SIGSTOP);
+    grid.kill9(grid.master_pid());
+    let stopped = format!("node n: its process {node} is stopped");
+    grid.run("start --wait 3")
+        .exits(5)
+        .says(&[&stopped, "the grid stays up and goes on trying"]);
+    kill(node, Signal::SIGCONT);
+    grid.wait("the node to be up", || {
+        (grid.node("n")?["state"] == "up").then_some(())
+    });
+    assert_eq!(grid.node_pid("n"), node);
+    joinable(&grid, &session);
+}
+
 #[test]
 fn node_and_master_killed_together_are_replaced_around_the_servers() {
     let grid = one_blitz();
