@@ -377,10 +377,12 @@ fn disturb_once(
     pause(Duration::from_millis(50 + dice.below(500)));
 }
 
-/// Starts the next master, again where that fails, as systemd does; what it fails for is noted.
+/// Starts the next master, again where that fails, as systemd does; what it fails for is noted, and fails the test in the end.
 fn start(grid: &Grid, notes: &mut Ledger) {
     for _ in 0..5 {
-        let Some(output) = quick(grid, &["start", "--wait", "20"]) else {
+        let Some(output) = quick(grid, &["start", "--wait", "10"]) else {
+            println!("start: has not ended");
+            notes.note(json!({ "did": "start", "result": "has not ended" }));
             return;
         };
         // Not everything may be active in time: the master is there all the same. That there is one already may be the work of a start
@@ -509,6 +511,12 @@ fn no_session_is_lost_doubled_or_moved_in_the_chaos() {
     assert_clean(&grid, "running");
     grid.run("stop").ok();
     assert_clean(&grid, "stopped");
+    let notes = grid.read("ledgers/disturber");
+    let failed: Vec<_> = notes
+        .lines()
+        .filter(|note| note.contains("\"failed\""))
+        .collect();
+    assert!(failed.is_empty(), "starts failed: {failed:#?}");
 }
 
 /// `OMERO_GRID_CREATIONS` says how many (2,000 unless set; 10,000 are the measure).

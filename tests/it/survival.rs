@@ -1,5 +1,10 @@
 //! A child outlives its parent (invariant 1), and nothing accepted is lost (invariant 7).
 
+use std::fs::File;
+use std::process::Stdio;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -84,6 +89,55 @@ fn a_killed_master_is_replaced_by_the_next_start() {
     joinable(&grid, &session);
 }
 
+/// Locks the store as whoever closes it last does: then it cannot even be read, until the file is dropped.
+fn closing(grid: &Grid) -> File {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(grid.path("var/grid.db"))
+        .unwrap();
+    let pending = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0x4000_0000,
+        l_len: 1,
+        l_pid: 0,
+    };
+    fcntl(&file, FcntlArg::F_SETLK(&pending)).unwrap();
+    file
+}
+
+#[test]
+fn a_master_whose_starter_is_killed_serves_all_the_same() {
+    let grid = one_blitz();
+    let session = grid.session();
+    let old = grid.master_pid();
+    // So that the starter waits.
+    let file = closing(&grid);
+    grid.kill9(old);
+    let mut starter = grid.command(&["start"]);
+    let mut starter = starter
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let next = grid.wait("the next master to have its lock", || {
+        let text = grid.read("var/grid/lock");
+        let pid: u32 = text.split_whitespace().next()?.parse().ok()?;
+        (pid != old).then_some(pid)
+    });
+    starter.kill().unwrap();
+    starter.wait().unwrap();
+    drop(starter);
+    drop(file);
+    grid.wait("the next master to serve", || {
+        (grid.run("--format json status").json_if_ok()).map(drop)
+    });
+    assert_eq!(grid.master_pid(), next);
+    joinable(&grid, &session);
+}
+
 /// A start needs neither the locks of SQLite nor the answer of a process that may be stopped while it has them.
 #[test]
 fn a_stopped_process_keeps_no_grid_from_starting() {
@@ -114,19 +168,7 @@ fn a_stopped_process_keeps_no_grid_from_starting() {
     grid.wait_successor("Blitz-0", blitz);
     joinable(&grid, &session);
     // While the last one closes the file it cannot even be read.
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(grid.path("var/grid.db"))
-        .unwrap();
-    let pending = nix::libc::flock {
-        l_type: nix::libc::F_WRLCK as nix::libc::c_short,
-        l_whence: nix::libc::SEEK_SET as nix::libc::c_short,
-        l_start: 0x4000_0000,
-        l_len: 1,
-        l_pid: 0,
-    };
-    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETLK(&pending)).unwrap();
+    let file = closing(&grid);
     restart();
     let log = grid.read("var/log/grid.log");
     assert!(log.contains(&format!("{me} has kept the store")), "{log}");
