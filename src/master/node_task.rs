@@ -201,7 +201,7 @@ impl NodeTask {
         Some(if stopped {
             format!("its process {pid} is stopped")
         } else {
-            format!("its process {pid} does not answer")
+            format!("its process {pid} has not answered yet")
         })
     }
 
