@@ -187,6 +187,19 @@ fn a_stopped_process_keeps_no_grid_from_starting() {
     });
     assert_eq!(grid.node_pid("n"), node);
     joinable(&grid, &session);
+    // The master itself: a second one would be one too many.
+    let master = grid.master_pid();
+    kill(master, Signal::SIGSTOP);
+    grid.run("start")
+        .exits(6)
+        .says(&[&format!("process {master}, which is stopped")]);
+    grid.run("status").exits(5).says(&[
+        &format!("the master (process {master}) is stopped"),
+        &format!("kill -CONT {master}"),
+        "omero-grid start",
+    ]);
+    kill(master, Signal::SIGCONT);
+    joinable(&grid, &session);
 }
 
 #[test]
