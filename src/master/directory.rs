@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::model::{ServerId, SessionId};
 
-/// Open sessions and their owners. About 40 bytes a session.
+/// Open sessions and their owners. 46 bytes a session.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
     /// Owners by number, so that an entry need not repeat the name.
