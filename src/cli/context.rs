@@ -16,6 +16,8 @@ use crate::ipc::message::client::{ClientLink, GridStatus, Reply, Request};
 use crate::ipc::{
     Address, CallError, Client, ConnectError, Hello, HelloError, RefusalKind, Role, RunDir,
 };
+use crate::sys::lock::Lock;
+use crate::sys::process::stat;
 use crate::sys::watch::Arrivals;
 
 /// How results are written.
@@ -122,11 +124,42 @@ impl Context {
 
     /// Connects to the master; exit code 3 if there is none.
     pub(crate) async fn grid(&self) -> Result<Grid, Failure> {
-        let link = connect(&self.socket()?).await?;
+        let link = match connect(&self.socket()?).await {
+            Ok(link) => link,
+            Err(error) => return Err(self.unanswered(&error).unwrap_or_else(|| error.into())),
+        };
         Ok(Grid {
             context: self.clone(),
             link: Mutex::new(link),
         })
+    }
+
+    /// Says what to do about a master that is there and does not answer.
+    fn unanswered(&self, error: &ConnectError) -> Option<Failure> {
+        let ConnectError::Hello {
+            source: HelloError::Silent,
+            ..
+        } = error
+        else {
+            return None;
+        };
+        let pid = Lock::holder(&self.paths.master_lock())?;
+        let adopts = "`omero-grid start` then adopts nodes and servers as they are";
+        let (is, hint) = if stat(pid).is_some_and(|stat| stat.is_stopped()) {
+            (
+                "is stopped",
+                format!(
+                    "`kill -CONT {pid}` lets it go on; or end it with `kill -9 {pid}`: {adopts}"
+                ),
+            )
+        } else {
+            (
+                "does not answer",
+                format!("if it hangs for longer, end it with `kill -9 {pid}`: {adopts}"),
+            )
+        };
+        let message = format!("the master (process {pid}) {is}");
+        Some(Failure::new(code::TIMED_OUT, message).hint(hint))
     }
 
     /// Returns where the master's socket is. One that has ended in order has taken it away.

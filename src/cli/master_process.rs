@@ -257,6 +257,8 @@ pub(crate) fn master_failure(error: MasterError) -> Failure {
     match error {
         MasterError::Running { .. } => Failure::new(code::REFUSED, error.to_string())
             .hint("`omero-grid status` shows it; `omero-grid deploy` changes what it runs"),
+        MasterError::LockTaken { .. } => Failure::new(code::REFUSED, error.to_string())
+            .hint("`fuser` or `lsof` on the file show it"),
         MasterError::DataTaken { .. } => Failure::new(code::REFUSED, error.to_string())
             .hint("stop that grid, or set omero.data.dir to a directory of this grid's own"),
         MasterError::StoreChoice(_) => Failure::new(code::INVALID, chain(&error)),

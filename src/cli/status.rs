@@ -241,12 +241,13 @@ fn differences(configuration: &ConfigurationStatus) -> Option<String> {
 fn wrongs(status: &GridStatus) -> Vec<String> {
     let mut wrongs = Vec::new();
     for node in &status.nodes {
-        if node.state == NodeState::Lost {
-            wrongs.push(format!(
-                "node {} is lost: {}",
-                node.name,
-                node.reason.as_deref().unwrap_or("no reason known")
-            ));
+        let reason = match (node.state, node.reason.as_deref()) {
+            (NodeState::Starting, reason) => reason,
+            (NodeState::Lost, reason) => Some(reason.unwrap_or("no reason known")),
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            wrongs.push(format!("node {} is {}: {reason}", node.name, node.state));
         }
         if matches!(node.state, NodeState::Down | NodeState::Stopping) {
             continue;

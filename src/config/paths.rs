@@ -77,6 +77,11 @@ impl Paths {
         self.state.join("var").join(node.as_str())
     }
 
+    /// Returns the lock of the one process of a node.
+    pub fn node_lock(&self, node: &NodeName) -> PathBuf {
+        self.node(node).join("node.lock")
+    }
+
     /// Returns the directory of the logs.
     pub fn logs(&self) -> PathBuf {
         self.dir.join("var/log")

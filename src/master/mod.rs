@@ -69,6 +69,9 @@ use crate::telemetry::chain;
 /// How many commands may wait for the core.
 const COMMANDS: usize = 64;
 
+/// How long a node may take to answer whoever asks whether it lives.
+const ANSWER: Duration = Duration::from_secs(1);
+
 /// What the master is started with.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -94,10 +97,16 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum MasterError {
     /// There is one already.
-    #[error("this grid is already running (master is process {pid})")]
+    #[error("this grid is already running (master is process {pid}{})", if_stopped(*pid))]
     Running {
         /// The master's pid.
         pid: u32,
+    },
+    /// A process that is none of ours, or has not said who it is, has the lock.
+    #[error("another process holds the lock {path} and does not say who it is")]
+    LockTaken {
+        /// The lock.
+        path: PathBuf,
     },
     /// Another grid works on the same data.
     #[error("another grid (process {pid}) uses the data directory {path}")]
@@ -196,6 +205,7 @@ impl Master {
         let lock = Lock::acquire(&paths.master_lock())
             .await
             .map_err(|error| match error {
+                LockError::Held { path, pid: 0 } => MasterError::LockTaken { path },
                 LockError::Held { pid, .. } => MasterError::Running { pid },
                 error => MasterError::Lock(error),
             })?;
@@ -437,6 +447,12 @@ async fn prepare_store(desired: &Desired, paths: &Paths) -> Result<Option<String
         match choice {
             StoreChoice::Embedded => {
                 let made = match store::bootstrap(&paths.store(), &paths.root_password()) {
+                    // A process that was stopped has it, and a grid needs a master all the same.
+                    Err(error @ StoreError::Busy { .. }) => {
+                        return Ok(Some(format!(
+                            "{error}; Blitz servers go on with it once it is free"
+                        )));
+                    }
                     // It was made where it could be written; Blitzes only read it, and say so.
                     Err(error) if store::Sqlite::read_only(&paths.store()).is_ok() => {
                         return Ok(Some(format!("{error}; Blitz servers only read it")));
@@ -647,9 +663,11 @@ fn sources(options: &Options, desired: &Desired) -> Result<Vec<DescriptorSource>
 async fn anything_lives(options: &Options, run_dir: &RunDir, desired: &Desired) -> bool {
     for node in desired.all_nodes() {
         let socket = run_dir.socket(Address::Node(node));
-        let connected =
-            Client::<NodeLink>::connect(&socket, &Hello::new(Role::Client, "start")).await;
-        if !matches!(connected, Err(ConnectError::Nobody { .. }))
+        let me = Hello::new(Role::Client, "start");
+        let connected = Client::<NodeLink>::connect(&socket, &me);
+        // Whoever does not answer, because it is stopped, is there all the same.
+        let connected = tokio::time::timeout(ANSWER, connected).await;
+        if !matches!(connected, Ok(Err(ConnectError::Nobody { .. })))
             || process::has_leftovers(&options.paths, node)
         {
             return true;
@@ -681,6 +699,13 @@ fn beside(data: &Path) -> PathBuf {
             parent.join(format!(".{name}.omero-grid.lock"))
         }
         _ => data.join(".omero-grid.lock"),
+    }
+}
+
+fn if_stopped(pid: u32) -> &'static str {
+    match crate::sys::process::stat(pid) {
+        Some(stat) if stat.is_stopped() => ", which is stopped",
+        _ => "",
     }
 }
 

@@ -21,12 +21,17 @@ use crate::config::Paths;
 use crate::ipc::message::node::{Assignment, Event, NodeLink, Reply, Request, ServerReport};
 use crate::ipc::{Address, CallError, Client, ConnectError, Hello, Role, RunDir};
 use crate::model::{NodeName, NodeState, ServerId};
+use crate::sys::lock::Lock;
+use crate::sys::process::stat;
 use crate::sys::reaper::Reaper;
 use crate::sys::spawn::Spawn;
 use crate::telemetry::chain;
 
 /// How long a process that holds a node's name may take to show its socket.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long it may take to reach a node before it is said what is waited for.
+const LONG: Duration = Duration::from_secs(1);
 
 /// The pause after the first failure of a node; it doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -107,7 +112,7 @@ impl NodeTask {
                 },
                 Order::Run(_) => {
                     self.tell_state(NodeState::Starting, None, None).await;
-                    match self.reach().await {
+                    match self.reach_telling().await {
                         Ok(link) => {
                             let (up, end) = self.attend(link).await;
                             if up.is_some_and(|up| up.elapsed() >= HEALTHY) {
@@ -115,7 +120,10 @@ impl NodeTask {
                             }
                             end
                         }
-                        Err(error) => End::Lost(chain(&error)),
+                        Err(error) => End::Lost(match self.hanging() {
+                            Some(hanging) => format!("{hanging}: {}", chain(&error)),
+                            None => chain(&error),
+                        }),
                     }
                 }
             };
@@ -167,6 +175,34 @@ impl NodeTask {
             });
         }
         Ok(link)
+    }
+
+    /// Connects to the node that runs, or starts one. Says what it waits for if that takes long.
+    async fn reach_telling(&self) -> Result<Link, ReachError> {
+        let reaching = self.reach();
+        tokio::pin!(reaching);
+        // Cancel safe: `reaching` is polled on.
+        tokio::select! {
+            reached = &mut reaching => return reached,
+            () = tokio::time::sleep(LONG) => {}
+        }
+        let waits = self
+            .hanging()
+            .unwrap_or_else(|| "its process is being started".to_owned());
+        self.tell_state(NodeState::Starting, None, Some(waits))
+            .await;
+        reaching.await
+    }
+
+    /// Says what is with the process that has the node's name, if there is one.
+    fn hanging(&self) -> Option<String> {
+        let pid = Lock::holder(&self.paths.node_lock(&self.name))?;
+        let stopped = stat(pid).is_some_and(|stat| stat.is_stopped());
+        Some(if stopped {
+            format!("its process {pid} is stopped")
+        } else {
+            format!("its process {pid} has not answered yet")
+        })
     }
 
     /// Connects to the node that runs, or starts one.

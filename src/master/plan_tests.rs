@@ -89,6 +89,7 @@ fn reports(desired: &Desired, sessions: u64) -> BTreeMap<ServerId, ServerReport>
             started_ms: None,
             ready_after_ms: None,
             restarts: 0,
+            failed_tries: 0,
             last_exit: None,
             failure: None,
             waiting_for: None,

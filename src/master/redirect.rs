@@ -1,7 +1,7 @@
 //! When the redirect of `configRedirector` moves, and where to. Pure.
 //!
 //! The redirect is one durable value for the whole grid (DESIGN.md §7). The first Blitz to accept sets it where it is unset. What an
-//! administrator did to its Blitz — drained, stopped, disabled, removed — moves it at once. A crash moves it only once the Blitz has not
+//! administrator did to its Blitz — drained, stopped, disabled (though it runs on), removed — moves it at once. A crash moves it only once it has not
 //! accepted for [`patience`], so that a restart moves nothing; new sessions wait meanwhile. It moves to a Blitz that accepts, and to one
 //! that only reads only where none that writes accepts. Where nobody accepts it stays.
 

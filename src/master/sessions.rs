@@ -313,7 +313,15 @@ impl ClientHandler {
                 session,
                 to: to.to_string(),
             };
-            self.ask_in_time(&owner, request).await?;
+            let unsaid = |refusal: Refusal| {
+                match refusal.kind {
+                RefusalKind::Unavailable => refusal.hint(format!(
+                    "nothing has moved so far; it may once {owner} goes on: `omero-grid session list` shows where the session is"
+                )),
+                _ => refusal,
+            }
+            };
+            self.ask_in_time(&owner, request).await.map_err(unsaid)?;
         }
         // From here on it is the receiver's, who takes it up at the latest when somebody asks for it.
         match self

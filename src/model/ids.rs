@@ -131,6 +131,12 @@ impl SessionId {
         Uuid::try_parse(text).ok().map(Self)
     }
 
+    /// Returns the first id whose hyphenated form may begin with `prefix`; `None` if none can.
+    pub fn first_with(prefix: &str) -> Option<Self> {
+        const NIL: &str = "00000000-0000-0000-0000-000000000000";
+        Self::parse(&format!("{prefix}{}", NIL.get(prefix.len()..)?))
+    }
+
     /// Returns the whole UUID. Whoever sees it can join the session.
     pub fn reveal(&self) -> String {
         self.0.hyphenated().to_string()

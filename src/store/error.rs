@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
+use crate::sys::{lock, process};
+
 /// An operation on a store that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -82,12 +84,14 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Another process kept it locked for too long.
-    #[error("cannot {operation}: another process has kept the store {path} locked for seconds")]
+    #[error("cannot {operation}: {holder} has kept the store {path} locked for seconds")]
     Busy {
         /// What was tried.
         operation: &'static str,
         /// The file.
         path: PathBuf,
+        /// Who has it, in words.
+        holder: String,
     },
     /// The database reports something else.
     #[error("cannot {operation} in the store {path}")]
@@ -172,9 +176,15 @@ impl StoreError {
         match source.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full { operation, path },
             Some(ErrorCode::ReadOnly) => Self::ReadOnly { operation, path },
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                Self::Busy { operation, path }
-            }
+            Some(
+                ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::FileLockingProtocolFailed,
+            ) => Self::Busy {
+                operation,
+                holder: holder(&path),
+                path,
+            },
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Corrupt {
                 path,
                 detail: source.to_string(),
@@ -185,5 +195,22 @@ impl StoreError {
                 source,
             },
         }
+    }
+}
+
+/// Says which process keeps a file of SQLite locked, and whether it is stopped, which is the usual reason.
+fn holder(path: &Path) -> String {
+    // The bytes are SQLite's: in the index those of who writes and of who recovers, in the file itself those of who closes it last.
+    const INDEX: std::ops::RangeInclusive<u64> = 120..=122;
+    const FILE: std::ops::RangeInclusive<u64> = 0x4000_0000..=0x4000_0200;
+    let mut index = path.as_os_str().to_owned();
+    index.push("-shm");
+    let pid = lock::writer(Path::new(&index), INDEX).or_else(|| lock::writer(path, FILE));
+    match pid {
+        Some(pid) if process::stat(pid).is_some_and(|stat| stat.is_stopped()) => {
+            format!("process {pid}, which is stopped,")
+        }
+        Some(pid) => format!("process {pid}"),
+        None => "another process".to_owned(),
     }
 }

@@ -151,6 +151,36 @@ pub fn try_lock_for_all(file: &File) -> io::Result<bool> {
     }
 }
 
+/// Returns the process that holds a `fcntl` lock for writing on one of these bytes of a file, as far as the kernel tells. Opens
+/// nothing: closing a file gives up all such locks that this process has on it.
+pub fn writer(path: &Path, bytes: std::ops::RangeInclusive<u64>) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt as _;
+    let inode = std::fs::metadata(path).ok()?.ino();
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    locks
+        .lines()
+        .find_map(|line| writer_in(line, inode, &bytes))
+}
+
+/// Reads a line of `/proc/locks` (proc(5)). The device in it need not be that of `stat`, so it is left aside.
+fn writer_in(line: &str, inode: u64, bytes: &std::ops::RangeInclusive<u64>) -> Option<u32> {
+    let mut words = line.split_ascii_whitespace().skip(1);
+    // A line with an arrow is of somebody who waits.
+    if (words.next()?, words.next()?, words.next()?) != ("POSIX", "ADVISORY", "WRITE") {
+        return None;
+    }
+    let pid = words.next()?.parse().ok().filter(|pid| *pid != 0)?;
+    let its: u64 = words.next()?.rsplit(':').next()?.parse().ok()?;
+    let first: u64 = words.next()?.parse().ok()?;
+    let last = words.next()?;
+    let last = if last == "EOF" {
+        u64::MAX
+    } else {
+        last.parse().ok()?
+    };
+    (its == inode && first <= *bytes.end() && last >= *bytes.start()).then_some(pid)
+}
+
 /// Returns the process that signed the file, if it lives.
 fn holder(path: &Path) -> Option<u32> {
     let mut text = String::new();
@@ -214,6 +244,50 @@ mod tests {
         flock(&java, FlockOperation::NonBlockingLockExclusive).unwrap();
         drop(java);
         assert!(try_lock_for_all(&other).unwrap());
+    }
+
+    #[test]
+    fn the_kernel_tells_who_has_locked_bytes_of_a_file() {
+        let line = "12: POSIX  ADVISORY  WRITE 3568 fd:00:2531452 120 121";
+        for (line, inode, bytes, expected) in [
+            (line, 2_531_452, 120..=120, Some(3568)),
+            (line, 2_531_452, 121..=200, Some(3568)),
+            (line, 2_531_452, 122..=200, None),
+            (line, 2_531_453, 120..=120, None),
+            (
+                "1: POSIX  ADVISORY  WRITE 7 00:1b:5 0 EOF",
+                5,
+                9..=9,
+                Some(7),
+            ),
+            ("1: POSIX  ADVISORY  READ 7 00:1b:5 0 EOF", 5, 9..=9, None),
+            (
+                "1: -> POSIX  ADVISORY  WRITE 7 00:1b:5 0 EOF",
+                5,
+                9..=9,
+                None,
+            ),
+            ("1: OFDLCK ADVISORY  WRITE -1 00:1b:5 0 EOF", 5, 9..=9, None),
+            ("1: POSIX  ADVISORY  WRITE 0 00:1b:5 0 EOF", 5, 9..=9, None),
+            ("rubbish", 5, 9..=9, None),
+            ("", 5, 9..=9, None),
+        ] {
+            assert_eq!(writer_in(line, inode, &bytes), expected, "{line}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let file = File::create(&path).unwrap();
+        assert_eq!(writer(&path, 0..=9), None);
+        let byte = libc::flock {
+            l_type: libc::F_WRLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: 3,
+            l_len: 1,
+            l_pid: 0,
+        };
+        fcntl(&file, FcntlArg::F_SETLK(&byte)).unwrap();
+        assert_eq!(writer(&path, 0..=9), Some(std::process::id()));
+        assert_eq!(writer(&path, 4..=9), None);
     }
 
     #[tokio::test]

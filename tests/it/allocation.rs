@@ -157,6 +157,36 @@ fn a_drain_and_a_stop_move_the_redirect_at_once_and_a_drained_one_cannot_be_set(
 }
 
 #[test]
+fn the_redirect_leaves_a_blitz_that_is_disabled_and_goes_on() {
+    let grid = grid(2, &[("omero.cluster.redirector", "configRedirector")]);
+    grid.start();
+    grid.run("redirect set Blitz-0").ok();
+    assert_eq!(opened(&grid), "Blitz-0");
+    let pid = grid.pid("Blitz-0");
+    grid.run("server Blitz-0 disable").ok();
+    assert_eq!(redirect(&grid), "Blitz-1");
+    assert_eq!(opened(&grid), "Blitz-1");
+    assert_eq!(grid.pid("Blitz-0"), pid, "it goes on");
+    grid.run("redirect set Blitz-0")
+        .exits(6)
+        .says(&["is disabled", "server Blitz-0 enable"]);
+    // Where nobody else takes sessions it stays: one that is disabled takes them for as long as it runs.
+    grid.run("server Blitz-0 enable").ok();
+    grid.run("redirect set Blitz-0").ok();
+    grid.run("server Blitz-1 stop").ok();
+    grid.run("server Blitz-0 disable").ok();
+    assert_eq!(redirect(&grid), "Blitz-0");
+    assert_eq!(opened(&grid), "Blitz-0");
+    let moves = moves(&grid);
+    assert!(
+        moves
+            .iter()
+            .any(|text| text.contains("Blitz-0 is disabled")),
+        "{moves:?}"
+    );
+}
+
+#[test]
 fn a_crash_moves_the_redirect_only_when_its_blitz_stays_away() {
     let grid = grid(2, &[("omero.cluster.redirector", "configRedirector")]);
     grid.start();

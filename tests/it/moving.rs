@@ -137,6 +137,26 @@ fn a_blitz_that_hangs_loses_no_session() {
 }
 
 #[test]
+fn a_move_that_its_blitz_does_not_answer_says_that_it_may_come_later() {
+    let grid = two("0");
+    let session = on(&grid, "Blitz-0");
+    let pid = grid.pid("Blitz-0");
+    kill(pid, Signal::SIGSTOP);
+    grid.run(&format!("session move {session} Blitz-1"))
+        .exits(6)
+        .says(&["has not answered", "it may once Blitz-0 goes on"]);
+    kill(pid, Signal::SIGCONT);
+    // Wherever it is then, it is in one place, and can be joined.
+    grid.wait("the session to be joined where it is listed", || {
+        let joined = grid
+            .run(&format!("--format json session join {session}"))
+            .json_if_ok()?;
+        let server = joined["server"].as_str()?;
+        (where_is(&grid, &session) == [server]).then_some(())
+    });
+}
+
+#[test]
 fn sessions_are_listed_and_closed_by_user() {
     let grid = two("60");
     grid.run_with("user add anna --password-file -", "secret")

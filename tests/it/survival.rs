@@ -1,5 +1,10 @@
 //! A child outlives its parent (invariant 1), and nothing accepted is lost (invariant 7).
 
+use std::fs::File;
+use std::process::Stdio;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -81,6 +86,119 @@ fn a_killed_master_is_replaced_by_the_next_start() {
         (grid.node_pid("n"), grid.pid("Blitz-0"), grid.pid("s")),
         (node, blitz, sleeper)
     );
+    joinable(&grid, &session);
+}
+
+/// Locks the store as whoever closes it last does: then it cannot even be read, until the file is dropped.
+fn closing(grid: &Grid) -> File {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(grid.path("var/grid.db"))
+        .unwrap();
+    let pending = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0x4000_0000,
+        l_len: 1,
+        l_pid: 0,
+    };
+    fcntl(&file, FcntlArg::F_SETLK(&pending)).unwrap();
+    file
+}
+
+#[test]
+fn a_master_whose_starter_is_killed_serves_all_the_same() {
+    let grid = one_blitz();
+    let session = grid.session();
+    let old = grid.master_pid();
+    // So that the starter waits.
+    let file = closing(&grid);
+    grid.kill9(old);
+    let mut starter = grid.command(&["start"]);
+    let mut starter = starter
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let next = grid.wait("the next master to have its lock", || {
+        let text = grid.read("var/grid/lock");
+        let pid: u32 = text.split_whitespace().next()?.parse().ok()?;
+        (pid != old).then_some(pid)
+    });
+    starter.kill().unwrap();
+    starter.wait().unwrap();
+    drop(starter);
+    drop(file);
+    grid.wait("the next master to serve", || {
+        (grid.run("--format json status").json_if_ok()).map(drop)
+    });
+    assert_eq!(grid.master_pid(), next);
+    joinable(&grid, &session);
+}
+
+/// A start needs neither the locks of SQLite nor the answer of a process that may be stopped while it has them.
+#[test]
+fn a_stopped_process_keeps_no_grid_from_starting() {
+    let grid = one_blitz();
+    let session = grid.session();
+    let (node, blitz) = (grid.node_pid("n"), grid.pid("Blitz-0"));
+    let restart = || {
+        grid.kill9(grid.master_pid());
+        grid.run("start").ok()
+    };
+    // Within a commit: this process stands for the one that was stopped.
+    let mut db = rusqlite::Connection::open(grid.path("var/grid.db")).unwrap();
+    let commit = db
+        .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+        .unwrap();
+    let said = restart();
+    assert!(!said.stdout.contains("locked"), "{}", said.stdout);
+    assert_eq!((grid.node_pid("n"), grid.pid("Blitz-0")), (node, blitz));
+    // A Blitz that has to be started needs the store; it is tried again, and says who has it.
+    grid.kill9(blitz);
+    let me = format!("process {}", std::process::id());
+    let waits = grid.wait_server("Blitz-0", "to say who has the store", |server| {
+        server["last_lines"].to_string().contains(&me)
+    });
+    assert_eq!(waits["state"], "inactive", "{waits}");
+    drop(commit);
+    drop(db);
+    grid.wait_successor("Blitz-0", blitz);
+    joinable(&grid, &session);
+    // While the last one closes the file it cannot even be read.
+    let file = closing(&grid);
+    restart();
+    let log = grid.read("var/log/grid.log");
+    assert!(log.contains(&format!("{me} has kept the store")), "{log}");
+    drop(file);
+    joinable(&grid, &session);
+    // The node itself: its servers are adopted with it when it goes on.
+    kill(node, Signal::SIGSTOP);
+    grid.kill9(grid.master_pid());
+    let stopped = format!("node n: its process {node} is stopped");
+    grid.run("start --wait 3")
+        .exits(5)
+        .says(&[&stopped, "the grid stays up and goes on trying"]);
+    kill(node, Signal::SIGCONT);
+    grid.wait("the node to be up", || {
+        (grid.node("n")?["state"] == "up").then_some(())
+    });
+    assert_eq!(grid.node_pid("n"), node);
+    joinable(&grid, &session);
+    // The master itself: a second one would be one too many.
+    let master = grid.master_pid();
+    kill(master, Signal::SIGSTOP);
+    grid.run("start")
+        .exits(6)
+        .says(&[&format!("process {master}, which is stopped")]);
+    grid.run("status").exits(5).says(&[
+        &format!("the master (process {master}) is stopped"),
+        &format!("kill -CONT {master}"),
+        "omero-grid start",
+    ]);
+    kill(master, Signal::SIGCONT);
     joinable(&grid, &session);
 }
 

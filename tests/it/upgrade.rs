@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::harness::{Grid, application, blitz, kill, node, sleeper};
+use crate::harness::{Grid, application, blitz, kill, node, server, sleeper};
 
 fn grid() -> Grid {
     let grid = Grid::new(&application(&[
@@ -129,6 +129,40 @@ fn the_end_of_a_server_is_known_to_the_new_program() {
         (&2.into(), &10.into()),
         "it is still a child"
     );
+}
+
+/// Reads a time of a JSON document, in seconds.
+fn time_of(value: &Value) -> i64 {
+    let time: jiff::Timestamp = value.as_str().unwrap().parse().unwrap();
+    time.as_second()
+}
+
+#[test]
+fn a_server_that_keeps_dying_is_not_tried_sooner_for_an_upgrade() {
+    let dying = server("dying", "/bin/false");
+    let grid = Grid::new(&application(&[node("n", &[dying])]));
+    grid.run("start grid.xml --wait 0").exits(5);
+    let seen = || grid.server("dying").unwrap();
+    let tries = |n: u64| {
+        grid.wait_server("dying", &format!("to have been tried {n} times"), |s| {
+            s["restarts"].as_u64() >= Some(n) && !s["next_start"].is_null()
+        })
+    };
+    let before = tries(5);
+    let new = copy(&grid, "new");
+    grid.run(&format!("upgrade --binary {new}")).ok();
+    let after = seen();
+    if after["restarts"] == before["restarts"] {
+        let (then, now) = (
+            time_of(&before["next_start"]),
+            time_of(&after["next_start"]),
+        );
+        assert!(then.abs_diff(now) <= 1, "{before} {after}");
+    }
+    // Doubled each time: the sixth pause is 3.2 s, less a fifth; the first would be 0.1 s.
+    let next = tries(before["restarts"].as_u64().unwrap() + 1);
+    let pause = time_of(&next["next_start"]) - time_of(&next["last_exit"]["at"]);
+    assert!(pause >= 2, "{pause} s: {next}");
 }
 
 #[test]

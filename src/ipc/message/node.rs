@@ -212,6 +212,9 @@ pub struct ServerReport {
     pub ready_after_ms: Option<u64>,
     /// How often it was started again by itself since its node began to supervise it.
     pub restarts: u64,
+    /// How many tries in a row have failed, by which the pause before the next grows.
+    #[serde(default)]
+    pub failed_tries: u32,
     /// How its last process ended, and when (milliseconds since 1970).
     pub last_exit: Option<(ExitStatus, u64)>,
     /// Why it does not run although it should, or why its last process ended.

@@ -112,7 +112,7 @@ impl Core {
             } else {
                 absent.entry(id.clone()).or_insert(now);
             }
-            let put_away = self.put_away(id, &placed.node, report);
+            let put_away = self.put_away(id, &placed.node);
             let since = absent.get(id);
             seen.push(Seen {
                 id: id.clone(),
@@ -127,20 +127,15 @@ impl Core {
         seen
     }
 
-    /// Returns what an administrator did to a Blitz so that it takes no sessions.
-    fn put_away(
-        &self,
-        id: &ServerId,
-        node: &NodeName,
-        report: Option<&ServerReport>,
-    ) -> Option<&'static str> {
+    /// Returns what an administrator did to a Blitz so that it takes no sessions, or soon takes none: one that is disabled goes on for
+    /// as long as it runs.
+    fn put_away(&self, id: &ServerId, node: &NodeName) -> Option<&'static str> {
         let wish = self.desired.wish(id);
-        let runs = report.is_some_and(|report| report.pid.is_some());
         if self.desired.drains.contains_key(id) {
             Some("is being drained")
         } else if wish.goal == Goal::Stopped {
             Some("was stopped")
-        } else if !wish.enabled && !runs {
+        } else if !wish.enabled {
             Some("is disabled")
         } else if !self.desired.wants_node(node) {
             Some("was stopped with its node")
@@ -183,7 +178,7 @@ impl Core {
                 Candidate {
                     id: id.clone(),
                     accepts,
-                    put_away: self.put_away(id, &placed.node, report).is_some(),
+                    put_away: self.put_away(id, &placed.node).is_some(),
                     coming: wanted && !accepts && node.is_some_and(|n| n.state != NodeState::Down),
                     read_only: reads_only(report),
                     sessions: blitz.map_or(0, |blitz| blitz.sessions),
@@ -224,6 +219,11 @@ impl Core {
                 if self.desired.drains.contains_key(&id) {
                     return Err(refused(format!("{id} is being drained"))
                         .hint(format!("omero-grid undrain {id}")));
+                }
+                // It would move on at once.
+                if !self.desired.wish(&id).enabled {
+                    return Err(refused(format!("{id} is disabled"))
+                        .hint(format!("omero-grid server {id} enable")));
                 }
                 if !self.accepts(&id, self.report(&id)) {
                     return Err(refused(format!("{id} does not accept sessions now"))

@@ -147,6 +147,7 @@ impl Core {
             started_ms: None,
             ready_after_ms: None,
             restarts: 0,
+            failed_tries: 0,
             last_exit: None,
             failure: None,
             waiting_for: None,

@@ -6,7 +6,7 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(100);
 
 /// The longest pause, before the spread.
-const LONGEST: Duration = Duration::from_secs(60);
+pub(crate) const LONGEST: Duration = Duration::from_secs(60);
 
 /// How long a run has to last to count as healthy.
 pub(crate) const HEALTHY: Duration = Duration::from_secs(60);

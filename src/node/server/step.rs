@@ -57,6 +57,11 @@ pub(crate) enum Why {
         /// Whether it exited with code 0.
         success: bool,
     },
+    /// It ended under an earlier program of this node, and its next try is not due yet.
+    Paused {
+        /// When it is tried again.
+        until: Instant,
+    },
 }
 
 /// Where a server is in its life.
@@ -243,7 +248,7 @@ impl Server {
                     }
                     (
                         Leaving::No | Leaving::NodeStops,
-                        Why::Asked | Why::Withdrew { .. } | Why::Ended { .. },
+                        Why::Asked | Why::Withdrew { .. } | Why::Ended { .. } | Why::Paused { .. },
                     ) => ServerState::Deactivating,
                 }
             }
@@ -350,6 +355,9 @@ impl Server {
                     why: Why::Asked,
                 };
             }
+            Phase::Sweeping {
+                why: Why::Paused { .. },
+            } if hurry => self.phase = Phase::Sweeping { why: Why::Asked },
             // What is wanted counts again once nothing of the process is left.
             Phase::Launching
             | Phase::Activating { .. }
@@ -476,9 +484,15 @@ pub(crate) fn step(mut server: Server, event: Event, at: At) -> (Server, Vec<Eff
             | Phase::Destroyed => {}
         },
         Event::FoundDead => match s.phase {
-            Phase::Inactive | Phase::Waiting | Phase::BackingOff { .. } => {
+            Phase::Inactive | Phase::Waiting => {
                 effects.push(Effect::Sweep(at.now));
                 s.phase = Phase::Sweeping { why: Why::Asked };
+            }
+            Phase::BackingOff { until } => {
+                effects.push(Effect::Sweep(at.now));
+                s.phase = Phase::Sweeping {
+                    why: Why::Paused { until },
+                };
             }
             Phase::Launching
             | Phase::Activating { .. }
@@ -592,6 +606,7 @@ pub(crate) fn step(mut server: Server, event: Event, at: At) -> (Server, Vec<Eff
             Phase::Sweeping { why } => match why {
                 // Its end has been told by then.
                 Why::Asked | Why::Withdrew { .. } => s.without_process(None, &mut effects),
+                Why::Paused { until } => s.without_process(Some(until), &mut effects),
                 Why::TimedOut(run) => s.fail(run, at, &mut effects),
                 Why::Ended { run, success } => {
                     if success && s.desired.activation != Activation::Always {

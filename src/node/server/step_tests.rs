@@ -83,6 +83,46 @@ fn one_that_keeps_dying_is_started_ever_later() {
 }
 
 #[test]
+fn a_pause_goes_on_under_another_program() {
+    let handed_over = || {
+        let mut life = Life::new(Activation::Always);
+        life.server.failures = 5;
+        let until = life.now + Duration::from_millis(700);
+        life.server.phase = Phase::BackingOff { until };
+        life
+    };
+    // Nothing of it was found.
+    let mut life = handed_over();
+    assert_eq!(life.wanted(), []);
+    assert_eq!(life.wait(699).on(Event::Tick), []);
+    assert_eq!(life.wait(1).on(Event::Tick), [Effect::Launch]);
+    life.on(Event::LaunchFailed);
+    let next = life.now + Duration::from_millis(3200);
+    assert_eq!(life.server.next_tick(), Some(next), "it grows on");
+    // It was found dead: what is left of it is ended first.
+    let mut life = handed_over();
+    assert_eq!(life.on(Event::FoundDead), [Effect::Sweep(life.now)]);
+    assert_eq!(life.wait(100).on(Event::Swept), []);
+    assert_eq!(life.wait(600).on(Event::Tick), [Effect::Launch]);
+    assert_eq!(life.server.restarts, 1);
+    // A command does not wait for it.
+    let mut life = handed_over();
+    life.on(Event::FoundDead);
+    assert_eq!(life.on(Event::Start), []);
+    assert_eq!(life.on(Event::Swept), [Effect::Launch]);
+    // It lives.
+    let mut life = handed_over();
+    let started = life.now;
+    life.on(Event::Adopted {
+        started,
+        ready: true,
+        registers: false,
+    });
+    assert_eq!(life.server.state(), ServerState::Active);
+    assert_eq!(life.server.failures, 5);
+}
+
+#[test]
 fn a_program_that_is_missing_is_tried_again() {
     let mut life = Life::new(Activation::Always);
     life.wanted();

@@ -3,11 +3,12 @@
 mod admin;
 mod schema;
 
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{
     Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params,
@@ -385,8 +386,14 @@ fn configure(connection: &mut Connection) -> rusqlite::Result<()> {
 
 /// Waits before the next try for a lock; false when that has been long enough.
 fn wait(tries: i32) -> bool {
-    let waited = BUSY_PAUSE.saturating_mul(tries.unsigned_abs());
-    if waited >= BUSY {
+    thread_local! {
+        /// When the present wait has begun: pauses take longer than they are meant to.
+        static BEGUN: Cell<Option<Instant>> = const { Cell::new(None) };
+    }
+    let now = Instant::now();
+    let begun = BEGUN.get().filter(|_| tries > 0).unwrap_or(now);
+    BEGUN.set(Some(begun));
+    if now.duration_since(begun) >= BUSY {
         return false;
     }
     #[expect(

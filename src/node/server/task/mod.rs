@@ -11,6 +11,7 @@ mod report;
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
@@ -21,6 +22,7 @@ use self::report::{Goal, Waiting};
 use super::admin::AdminError;
 use super::launch;
 use super::record::Record;
+use super::restart;
 use super::step::{At, Desired, Effect, Event, Leaving, Phase, Server, step};
 use super::sweep::Belongings;
 use crate::descriptor::Ready;
@@ -82,6 +84,17 @@ impl Task {
         let (mut last_exit, mut failure) = (None, None);
         if let Some(seen) = inherited {
             server.restarts = seen.restarts;
+            server.failures = seen.failed_tries;
+            let now = clock::now();
+            if let Some(pause) = seen
+                .next_start_ms
+                .and_then(|at| at.checked_sub(now.wall_ms))
+            {
+                // A wall clock that was set back makes no pause longer.
+                let pause = Duration::from_millis(pause).min(restart::LONGEST);
+                let until = now.instant + pause;
+                server.phase = Phase::BackingOff { until };
+            }
             (last_exit, failure) = (seen.last_exit, seen.failure);
         }
         Self {

@@ -137,6 +137,7 @@ impl Task {
             started_ms: running.then_some(self.record.started_ms),
             ready_after_ms: self.record.ready_after_ms.filter(|_| running),
             restarts: self.server.restarts,
+            failed_tries: self.server.failures,
             last_exit: self.last_exit,
             failure: self.failure.clone(),
             waiting_for,
