@@ -7,10 +7,12 @@ use tokio::io::{DuplexStream, duplex};
 use tokio::sync::Notify;
 
 use super::super::connection::About;
+use super::super::dispatch::{Incoming, Responder, Served};
 use super::super::{Acm, Call, Heartbeat, IdleClose, InvokeError};
 use super::*;
 use crate::ice::{
-    Encapsulation, Encoding, Identity, Mode, Outcome, Proxy, Reference, Reply, Target,
+    Encapsulation, Encoding, HEADER, Header, Identity, Missing, Mode, Outcome, Proxy, Reference,
+    Reply, Request, Target,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
