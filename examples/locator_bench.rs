@@ -29,7 +29,7 @@ struct Figures {
 }
 
 fn usage() -> ExitCode {
-    eprintln!(
+    println!(
         "usage: locator_bench [--seconds SECS] [--adapter ID] [--object ID] [--type TYPE] NAME PID LOCATOR …"
     );
     ExitCode::from(2)

@@ -53,9 +53,10 @@ impl From<CliError> for Failure {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DescriptorArgs {
     /// The application descriptor
+    #[arg(index = 1)]
     pub(crate) descriptor: PathBuf,
     /// Targets of the descriptor to select, and variables to override
-    #[arg(value_name = "TARGET|NAME=VALUE")]
+    #[arg(index = 2, value_name = "TARGET|NAME=VALUE")]
     pub(crate) arguments: Vec<String>,
     /// Refuse whatever IceGrid refuses, also where it is wrong
     #[arg(long)]
@@ -111,11 +112,15 @@ impl DescriptorArgs {
     }
 }
 
-/// Arguments of `check`.
+/// Arguments of `check`: a descriptor, or a site.
 #[derive(Debug, Clone, Args)]
+#[command(mut_arg("descriptor", |arg| arg.required(false).required_unless_present("site")))]
 pub(crate) struct CheckArgs {
     #[command(flatten)]
-    pub(crate) descriptor: DescriptorArgs,
+    descriptor: Option<DescriptorArgs>,
+    /// Look at an OMERO directory instead: what stands in the way of running it with this program in place of IceGrid. Writes nothing
+    #[arg(long, value_name = "OMERODIR", conflicts_with = "DescriptorArgs")]
+    pub(crate) site: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -136,10 +141,13 @@ pub(crate) fn run(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> Result<(), CliError> {
-    match args.descriptor.load() {
+    let Some(descriptor) = &args.descriptor else {
+        return Err(CliError::Usage("a descriptor is missing".to_owned()));
+    };
+    match descriptor.load() {
         Ok(loaded) => {
             let warnings = Diagnostics(loaded.warnings);
-            let site = args.descriptor.traps();
+            let site = descriptor.traps();
             match format {
                 Format::Text => {
                     show(&warnings, err)?;

@@ -1,6 +1,7 @@
 //! The command line: parses, assembles the roles, turns errors into exit codes. Only this module ends the process.
 
 mod check;
+mod check_site;
 mod config;
 mod context;
 mod deploy;
@@ -53,7 +54,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Check a descriptor; reports every fault with file, line and column
+    /// Check a descriptor, every fault with file, line and column; or what stands in the way of a site that moves here
     Check(check::CheckArgs),
     /// Show what a descriptor expands to: nodes, servers, properties, adapters
     Describe(describe::DescribeArgs),
@@ -182,6 +183,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match &cli.command {
         // These need no grid, not even a place for one.
         Command::Check(args) => {
+            if let Some(site) = &args.site {
+                return check_site::run(site, &cli.global);
+            }
             return buffered(|out, err| check::run(args, cli.global.format, out, err));
         }
         Command::Describe(args) => {

@@ -174,7 +174,18 @@ fn cast<T: Class>(instance: &dyn Instance) -> Option<&T> {
 /// An instance of a class that is not known: what is known of it are its bytes.
 #[derive(Debug)]
 struct Unknown {
+    /// The encoding that the bytes are in. In the other one nothing can be said of it but that it is there.
+    encoding: Encoding,
     slices: Vec<RawSlice>,
+}
+
+impl Unknown {
+    fn read(reader: &Reader<'_>, slices: Vec<RawSlice>) -> Box<dyn Instance> {
+        Box::new(Self {
+            encoding: reader.encoding(),
+            slices,
+        })
+    }
 }
 
 impl Instance for Unknown {
@@ -190,8 +201,15 @@ impl Instance for Unknown {
     }
 
     fn encode_slices(&self, writer: &mut Writer) {
-        for slice in &self.slices {
-            slice.encode(writer);
+        let same = self.encoding == writer.encoding();
+        let fits = self.slices.iter().all(|slice| slice.fits(writer));
+        match (writer.encoding(), same && fits) {
+            (Encoding::V10, true) => self.slices.iter().for_each(|slice| slice.encode(writer)),
+            (Encoding::V11, true) if !self.slices.is_empty() => {
+                writer.sliced(|writer| self.slices.iter().for_each(|slice| slice.encode(writer)));
+            }
+            (Encoding::V10, false) => {}
+            (Encoding::V11, _) => writer.sliced(|writer| RawSlice::object().encode(writer)),
         }
         writer.end_instance();
     }
@@ -319,7 +337,7 @@ impl<'a> Reader<'a> {
         loop {
             if self.encoding() == Encoding::V10 && head.is_object() {
                 head.skip(self)?;
-                return Ok(Box::new(Unknown { slices: unknown }));
+                return Ok(Unknown::read(self, unknown));
             }
             let family = self.reading()?.family;
             let known = family.iter().find(|known| match head.id {
@@ -332,7 +350,7 @@ impl<'a> Reader<'a> {
             }
             unknown.push(head.raw(self)?);
             if head.last {
-                return Ok(Box::new(Unknown { slices: unknown }));
+                return Ok(Unknown::read(self, unknown));
             }
             head = head.next(self)?;
         }
@@ -342,8 +360,8 @@ impl<'a> Reader<'a> {
     pub(super) fn end_classes(&mut self) -> Result<Objects, DecodeError> {
         if self.encoding() == Encoding::V10 {
             loop {
-                // A number, a type id's index, its size, and the same of the last slice.
-                let count = self.count(4 + 2 * 6)?;
+                // A number, and of the last slice a type id's index and its size.
+                let count = self.count(4 + 6)?;
                 if count == 0 {
                     break;
                 }
@@ -448,6 +466,15 @@ pub(super) struct Writing {
     pub(super) optional: bool,
     /// Instances that have a number and are still to be written.
     pending: Vec<u32>,
+    /// How deep the writer is in instances.
+    depth: usize,
+}
+
+impl Writing {
+    /// Returns whether an instance is written already, or may be written here: nobody would read what is nested more deeply.
+    pub(super) fn may_refer(&self, place: u32) -> bool {
+        self.depth < DEPTH || self.numbers.contains_key(&place)
+    }
 }
 
 impl Writer {
@@ -468,6 +495,7 @@ impl Writer {
             first: false,
             optional: false,
             pending: Vec::new(),
+            depth: 0,
         }));
     }
 
@@ -493,11 +521,28 @@ impl Writer {
         self.classes = None;
     }
 
-    /// Puts a reference, and the instance itself where it belongs there. What is not among the objects is nothing.
+    /// Puts slices with their sizes, whatever the format is: who does not know them either can skip them.
+    fn sliced(&mut self, put: impl FnOnce(&mut Self)) {
+        let Some(writing) = self.classes.as_deref_mut() else {
+            return;
+        };
+        let format = std::mem::replace(&mut writing.format, Format::Sliced);
+        put(self);
+        if let Some(writing) = self.classes.as_deref_mut() {
+            writing.format = format;
+        }
+    }
+
+    /// Puts a reference, and the instance itself where it belongs there. What is not among the objects is nothing, and so is what would be
+    /// nested more deeply than anybody reads.
     pub(super) fn reference(&mut self, place: u32) {
         let encoding = self.encoding();
         let writing = self.classes.as_deref_mut();
-        let Some(writing) = writing.filter(|w| w.objects.instance(place).is_some()) else {
+        let known = |w: &&mut Writing| {
+            let there = w.objects.instance(place).is_some();
+            there && (encoding == Encoding::V10 || w.may_refer(place))
+        };
+        let Some(writing) = writing.filter(known) else {
             return match encoding {
                 Encoding::V10 => self.int(0),
                 Encoding::V11 => self.size(0),
@@ -534,9 +579,100 @@ impl Writer {
             return;
         };
         writing.first = true;
+        writing.depth += 1;
         let objects = Arc::clone(&writing.objects);
         if let Some(instance) = objects.instance(place) {
             instance.encode_slices(self);
+        }
+        if let Some(writing) = self.classes.as_deref_mut() {
+            writing.depth -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::class;
+
+    class! {
+        /// A link of a chain.
+        struct Link("::Test::Link") { next: Ref<Link> }
+    }
+
+    const LINKS: Family = &[Known::of::<Link>()];
+
+    const BOTH: [Encoding; 2] = [Encoding::V10, Encoding::V11];
+
+    fn written(of: Ref<Link>, objects: &Arc<Objects>, encoding: Encoding) -> Vec<u8> {
+        let mut writer = Writer::new(encoding);
+        writer.with_classes(&of, objects, Format::Compact);
+        writer.into_bytes()
+    }
+
+    fn read(
+        bytes: &[u8],
+        encoding: Encoding,
+        family: Family,
+    ) -> Result<(Ref<Link>, Arc<Objects>), DecodeError> {
+        let version = encoding.bytes();
+        let (of, objects) = Encapsulation { version, bytes }.decode_with(family)?;
+        Ok((of, Arc::new(objects)))
+    }
+
+    fn chain(length: usize) -> (Ref<Link>, Arc<Objects>) {
+        let mut objects = Objects::default();
+        let first = (0..length).fold(Ref::NIL, |next, _| objects.add(Link { next }));
+        (first, Arc::new(objects))
+    }
+
+    fn length(first: Ref<Link>, objects: &Objects) -> usize {
+        let next = |of: &Ref<Link>| Some(objects.get(*of).unwrap()?.next);
+        std::iter::successors(Some(first), next).count() - 1
+    }
+
+    #[test]
+    fn what_is_written_is_never_nested_more_deeply_than_is_read() {
+        let (first, objects) = chain(100_000);
+        // In 1.0 nothing is nested.
+        let old = written(first, &objects, Encoding::V10);
+        let (first, objects) = read(&old, Encoding::V10, LINKS).unwrap();
+        assert_eq!(length(first, &objects), 100_000);
+        let new = written(first, &objects, Encoding::V11);
+        let (first, objects) = read(&new, Encoding::V11, LINKS).unwrap();
+        assert_eq!(length(first, &objects), DEPTH);
+    }
+
+    #[test]
+    fn instances_of_unknown_classes_are_skipped_by_whoever_reads_them_next() {
+        let (first, objects) = chain(1);
+        for encoding in BOTH {
+            let mut writer = Writer::new(encoding);
+            writer.with_classes(&first, &objects, Format::Sliced);
+            let bytes = writer.into_bytes();
+            let (first, objects) = read(&bytes, encoding, &[]).unwrap();
+            // The compact format has no sizes to skip by, so it is not taken for these.
+            assert_eq!(written(first, &objects, encoding), bytes);
+            let (first, objects) = read(&bytes, encoding, LINKS).unwrap();
+            assert_eq!(length(first, &objects), 1);
+        }
+    }
+
+    #[test]
+    fn bytes_of_one_encoding_are_not_put_into_the_other() {
+        let (first, objects) = chain(1);
+        for (encoding, other) in [BOTH, [Encoding::V11, Encoding::V10]].map(|[a, b]| (a, b)) {
+            let mut writer = Writer::new(encoding);
+            writer.with_classes(&first, &objects, Format::Sliced);
+            let (first, objects) = read(writer.bytes(), encoding, &[]).unwrap();
+            // That it is there is all that can be said, and in 1.0 takes fewer bytes than any other instance.
+            let bare = written(first, &objects, other);
+            assert!(!String::from_utf8_lossy(&bare).contains("::Test::Link"));
+            for family in [&[], LINKS] {
+                let (first, objects) = read(&bare, other, family).unwrap();
+                assert!(!first.is_nil());
+                assert!(objects.get(first).is_err());
+            }
         }
     }
 }

@@ -8,7 +8,10 @@ use base64::engine::general_purpose::STANDARD;
 use super::bytes::{Encoding, Reader, Writer};
 use super::codec::{Decode, Encode, Shape};
 use super::error::DecodeError;
-use super::words::{ParseError, Words};
+use super::words::{ParseError, Words, as_word};
+
+/// The characters that end a word in a written proxy.
+pub(super) const STOPS: &str = ":@";
 
 /// The time limit of an endpoint that says none, in milliseconds.
 const TIMEOUT: i32 = 60_000;
@@ -139,7 +142,7 @@ impl Endpoint {
             let name = option.text;
             let mut value = |what: &str| -> Result<String, ParseError> {
                 match ahead.next()? {
-                    Some(word) if !word.stops => Ok(word.text.to_owned()),
+                    Some(word) if !word.stops && !word.text.is_empty() => Ok(word.text.to_owned()),
                     _ => Err(ParseError::new(option.at, format!("{name} needs {what}"))),
                 }
             };
@@ -338,10 +341,8 @@ impl fmt::Display for Endpoint {
             }
         };
         f.write_str(name)?;
-        match address.host.as_str() {
-            "" => {}
-            host if host.contains(':') => write!(f, " -h \"{host}\"")?,
-            host => write!(f, " -h {host}")?,
+        if !address.host.is_empty() {
+            write!(f, " -h {}", as_word(&address.host, STOPS))?;
         }
         write!(f, " -p {}", address.port)?;
         match (self, address.timeout) {
@@ -354,7 +355,7 @@ impl fmt::Display for Endpoint {
         }
         match resource.map(String::as_str) {
             None | Some("/" | "") => Ok(()),
-            Some(resource) => write!(f, " -r {resource}"),
+            Some(resource) => write!(f, " -r {}", as_word(resource, STOPS)),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::bytes::{Encoding, Reader, Writer};
 use super::codec::{Decode, Encode, Shape};
-use super::endpoint::{Endpoint, version};
+use super::endpoint::{Endpoint, STOPS, version};
 use super::error::DecodeError;
 use super::identity::Identity;
 use super::words::{ParseError, Words, escape, unescape};
@@ -219,7 +219,7 @@ impl FromStr for Proxy {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        let mut words = Words::new(text, ":@");
+        let mut words = Words::new(text, STOPS);
         let Some(identity) = words.next()?.filter(|word| !word.stops) else {
             return Err(ParseError::new(0, "an identity is missing"));
         };
@@ -243,6 +243,9 @@ impl FromStr for Proxy {
                     let Some(adapter) = adapter else {
                         return Err(ParseError::new(word.at, "@ needs an adapter"));
                     };
+                    if adapter.text.is_empty() {
+                        return Err(ParseError::new(adapter.at, "@ needs an adapter"));
+                    }
                     let id = unescape(adapter.text).map_err(|error| error.after(adapter.at))?;
                     if let Some(more) = words.next()? {
                         return Err(ParseError::new(more.at, "nothing follows an adapter"));

@@ -48,6 +48,7 @@ fn proxies_are_written_as_ice_writes_them() {
         "a\\/b -t -p 1.1 -e 1.1",
         "x -D -e 1.1:ssl -h \"::1\" -p 4064 -t infinite:wss -h h -p 4066 -t 60000 -r /omero",
         "x -t -e 1.1:opaque -t 99 -e 1.1 -v AQID",
+        "x -t -e 1.1:wss -h '\"h\"' -p 0 -t 5 -r \"/b c\"",
     ] {
         let proxy: Proxy = text
             .parse()
@@ -71,7 +72,9 @@ fn what_is_no_proxy_is_refused_with_its_place() {
         ("x -y", 2),
         ("x -e one", 2),
         ("x @", 2),
+        ("x @ \"\"", 5),
         ("x @ a b", 6),
+        ("x:tcp -h \"\"", 6),
         ("x:", 2),
         ("x:tcp -p", 6),
         ("x:tcp -p 70000", 2),

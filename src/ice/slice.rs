@@ -422,6 +422,23 @@ impl Open {
 }
 
 impl RawSlice {
+    /// The slice that says nothing: of the class above all others.
+    pub(super) fn object() -> Self {
+        Self {
+            id: TypeId::Name(OBJECT.to_owned()),
+            optionals: false,
+            last: true,
+            members: Vec::new(),
+            table: Vec::new(),
+        }
+    }
+
+    /// Returns whether all that it refers to can be written here.
+    pub(super) fn fits(&self, writer: &Writer) -> bool {
+        let writing = writer.classes.as_deref();
+        writing.is_none_or(|writing| self.table.iter().all(|place| writing.may_refer(*place)))
+    }
+
     /// Puts the slice as it was.
     pub(super) fn encode(&self, writer: &mut Writer) {
         let (id, name) = match &self.id {

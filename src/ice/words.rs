@@ -108,6 +108,23 @@ fn push(out: &mut Vec<u8>, c: char) {
     out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
 }
 
+/// What separates words.
+const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
+
+/// Returns text in the form in which it is read as one word, between quotation marks if it has to be. There is none for text that has both
+/// kinds of them, and blanks too.
+pub(super) fn as_word(text: &str, stops: &'static str) -> String {
+    let forms = [text.to_owned(), format!("\"{text}\""), format!("'{text}'")];
+    let comes_back = |form: &String| {
+        let mut words = Words::new(form, stops);
+        let first = words.next();
+        let same = matches!(first, Ok(Some(word)) if !word.stops && word.text == text);
+        same && matches!(words.next(), Ok(None))
+    };
+    let found = forms.iter().find(|form| comes_back(form));
+    found.unwrap_or(&forms[1]).clone()
+}
+
 /// A word, and where it begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Word<'t> {
@@ -145,7 +162,7 @@ impl<'t> Words<'t> {
 
     pub(super) fn next(&mut self) -> Result<Option<Word<'t>>, ParseError> {
         let rest = &self.text[self.at..];
-        let blanks = rest.len() - rest.trim_start_matches([' ', '\t', '\r', '\n']).len();
+        let blanks = rest.len() - rest.trim_start_matches(BLANKS).len();
         self.at += blanks;
         let rest = &rest[blanks..];
         let Some(first) = rest.chars().next() else {
@@ -177,8 +194,8 @@ impl<'t> Words<'t> {
                 stops: false,
             }));
         }
-        let ends = |c: char| c.is_ascii_whitespace() || self.stops.contains(c);
-        let end = rest.find(ends).unwrap_or(rest.len());
+        let end = rest.find(|c| BLANKS.contains(&c) || self.stops.contains(c));
+        let end = end.unwrap_or(rest.len());
         self.at += end;
         Ok(Some(Word {
             text: &rest[..end],
@@ -191,6 +208,24 @@ impl<'t> Words<'t> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_are_quoted_where_they_would_be_others() {
+        for (text, expected) in [
+            ("plain", "plain"),
+            ("", "\"\""),
+            ("two words", "\"two words\""),
+            ("::1", "\"::1\""),
+            ("\"it\"", "'\"it\"'"),
+            ("it's", "it's"),
+            ("form\u{c}feed", "form\u{c}feed"),
+        ] {
+            assert_eq!(as_word(text, ":@"), expected);
+            let mut words = Words::new(expected, ":@");
+            assert_eq!(words.next().unwrap().unwrap().text, text);
+            assert_eq!(words.next(), Ok(None));
+        }
+    }
 
     #[test]
     fn octal_digits_and_code_points_are_understood() {

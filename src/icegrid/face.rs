@@ -27,7 +27,7 @@ use crate::ice::net::{
 use crate::ice::{Address, Encoding, Endpoint, Identity, Proxy, Reference};
 use crate::master::Handle;
 use crate::model::{NodeName, ServerId};
-use crate::sys::tcp;
+use crate::sys::ports::{self, Program};
 
 /// For how long the load of nodes is believed: the kernel computes it this often.
 const FRESH: Duration = Duration::from_secs(5);
@@ -550,14 +550,11 @@ fn taken(endpoints: &[Endpoint], error: &BindError) -> Option<FaceError> {
         else {
             return None;
         };
-        let listener = tcp::listener(u16::try_from(*port).ok()?)?;
-        let owner = match listener {
-            tcp::Owner::Process(pid) => {
-                let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
-                let name = name.unwrap_or_default();
-                format!("process {pid} ({})", name.trim())
-            }
-            tcp::Owner::Gone | tcp::Owner::Unknown => "a process of another user".to_owned(),
+        let port = u16::try_from(*port).ok()?;
+        let holder = ports::holders(&[port]).ok()?.remove(&port)?;
+        let owner = match holder.programs.first() {
+            Some(Program { pid, name }) => format!("process {pid} ({name})"),
+            None => "a process of another user".to_owned(),
         };
         Some(FaceError::Taken {
             endpoint: endpoint.to_string(),

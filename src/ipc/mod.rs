@@ -119,3 +119,33 @@ impl Envelope {
         serde_json::from_slice(bytes).map_err(FrameError::Decode)
     }
 }
+
+/// Reads everything that a peer may send after its hello, as either end of a link would, and writes it again. For the fuzz targets, which
+/// have no socket.
+///
+/// # Errors
+///
+/// What would end the connection.
+#[doc(hidden)]
+pub async fn understand<L: Link>(mut bytes: &[u8]) -> Result<Vec<u8>, FrameError> {
+    fn again<T: Serialize + DeserializeOwned>(
+        kind: Kind,
+        id: u64,
+        body: &RawValue,
+    ) -> Result<Vec<u8>, FrameError> {
+        let message: T = serde_json::from_str(body.get()).map_err(FrameError::Decode)?;
+        Envelope::encode(kind, id, &message)
+    }
+    let mut written = Vec::new();
+    while let Some(document) = frame::read(&mut bytes).await? {
+        let Envelope { kind, id, body } = Envelope::decode(&document)?;
+        let document = match kind {
+            Kind::Request => again::<L::Request>(kind, id, &body),
+            Kind::Reply => again::<L::Reply>(kind, id, &body),
+            Kind::Refusal => again::<Refusal>(kind, id, &body),
+            Kind::Event => again::<L::Event>(kind, id, &body),
+        }?;
+        frame::write(&mut written, &document).await?;
+    }
+    Ok(written)
+}

@@ -1,7 +1,7 @@
-//! The kernel's count of processes that it killed for want of memory.
+//! How much memory there is, and the kernel's count of processes that it killed for want of it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where the count of this process's control group is read.
 ///
@@ -36,6 +36,51 @@ impl OomCounter {
     }
 }
 
+/// The most memory that this process and what it starts may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Available {
+    /// How much, in bytes.
+    pub bytes: u64,
+    /// Whether a control group says so, and not the machine.
+    pub of_group: bool,
+}
+
+impl Available {
+    /// Asks the kernel: what the machine has, or the limit of a control group around this process if that is less.
+    pub fn read() -> Option<Self> {
+        let machine = total(&fs::read_to_string("/proc/meminfo").ok()?)?;
+        let group = fs::read_to_string("/proc/self/cgroup").ok();
+        let group = group.as_deref().and_then(own_group).and_then(|group| {
+            let limit = |path: &Path| {
+                let path = Path::new("/sys/fs/cgroup").join(path).join("memory.max");
+                // Without a limit it says `max`.
+                fs::read_to_string(path).ok()?.trim().parse::<u64>().ok()
+            };
+            let path = Path::new(group.trim_start_matches('/'));
+            path.ancestors().filter_map(limit).min()
+        });
+        Some(match group {
+            Some(bytes) if bytes < machine => Self {
+                bytes,
+                of_group: true,
+            },
+            _ => Self {
+                bytes: machine,
+                of_group: false,
+            },
+        })
+    }
+}
+
+/// Returns the memory of the machine from `/proc/meminfo`, in bytes.
+fn total(text: &str) -> Option<u64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
 /// Returns the version 2 control group in `/proc/self/cgroup`.
 fn own_group(text: &str) -> Option<&str> {
     text.lines().find_map(|line| line.strip_prefix("0::"))
@@ -61,5 +106,7 @@ mod tests {
             Some("/system.slice/x")
         );
         assert_eq!(own_group("4:memory:/a\n"), None);
+        assert_eq!(total("MemTotal:  2 kB\nMemFree: 1 kB\n"), Some(2048));
+        assert!(Available::read().is_some_and(|memory| memory.bytes > 0));
     }
 }

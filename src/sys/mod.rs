@@ -15,7 +15,8 @@
 //! | [`watch`] | inotify |
 //! | [`notify`] | saying `READY=1` |
 //! | [`notify_socket`] | the socket a server says `READY=1` on |
-//! | [`memory`] | the kernel's count of processes it killed for want of memory |
+//! | [`memory`] | how much memory there is, and the kernel's count of processes it killed for want of it |
+//! | [`ports`], [`mounts`] | who listens on a port; what file system a path is on |
 //! | [`user`] | giving up root |
 //! | [`stdio`] | standard streams that leave the terminal |
 //! | [`clock`], [`host`] | time and the machine |
@@ -29,8 +30,10 @@ pub mod kin;
 pub mod lock;
 pub mod marks;
 pub mod memory;
+pub mod mounts;
 pub mod notify;
 pub mod notify_socket;
+pub mod ports;
 #[expect(unsafe_code, reason = "killpg with any signal")]
 pub mod process;
 #[expect(unsafe_code, reason = "a descriptor given to tokio has to stay open")]

@@ -33,7 +33,7 @@ pub fn owner(address: SocketAddr, other: SocketAddr, first: Option<u32>) -> Owne
 }
 
 /// Returns a process that has a socket open.
-pub fn holder(inode: u64, first: Option<u32>) -> Option<u32> {
+fn holder(inode: u64, first: Option<u32>) -> Option<u32> {
     let link = format!("socket:[{inode}]");
     let has = |pid: &u32| {
         let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else {
@@ -47,32 +47,17 @@ pub fn holder(inode: u64, first: Option<u32>) -> Option<u32> {
     first.into_iter().chain(all).find(has)
 }
 
-/// Returns whose a socket is that listens on this port, on any address of this host.
-pub fn listener(port: u16) -> Option<Owner> {
-    let inode = lines().find_map(|(local, remote, state, inode)| {
-        let listens = state == LISTEN && local.port() == port && remote.port() == 0;
-        listens.then_some(inode)
-    })?;
-    Some(match holder(inode, None) {
-        Some(pid) => Owner::Process(pid),
-        None => Owner::Unknown,
-    })
-}
-
 /// Returns the number of the socket of a connection: 0 for one that no process has any more.
 fn inode(local: SocketAddr, remote: SocketAddr) -> Option<u64> {
     let canonical = |address: SocketAddr| (address.ip().to_canonical(), address.port());
     let wanted = (canonical(local), canonical(remote));
-    lines().find_map(|(local, remote, _, inode)| {
+    lines().find_map(|(local, remote, inode)| {
         ((canonical(local), canonical(remote)) == wanted).then_some(inode)
     })
 }
 
-/// The state of a socket that listens.
-const LISTEN: u8 = 0x0a;
-
-/// Both addresses of a socket, its state, and its number.
-type Line = (SocketAddr, SocketAddr, u8, u64);
+/// Both addresses of a socket, and its number.
+type Line = (SocketAddr, SocketAddr, u64);
 
 fn lines() -> impl Iterator<Item = Line> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter();
@@ -83,9 +68,8 @@ fn lines() -> impl Iterator<Item = Line> {
 fn line(line: &str) -> Option<Line> {
     let mut words = line.split_whitespace().skip(1);
     let (local, remote) = (words.next()?, words.next()?);
-    let state = u8::from_str_radix(words.next()?, 16).ok()?;
-    let inode = words.nth(5)?.parse().ok()?;
-    Some((address(local)?, address(remote)?, state, inode))
+    let inode = words.nth(6)?.parse().ok()?;
+    Some((address(local)?, address(remote)?, inode))
 }
 
 /// Reads an address: words of 32 bits in the order of this host, and a port.

@@ -27,6 +27,7 @@ mod rolling;
 mod scripts;
 mod sessions;
 mod site;
+mod site_check;
 mod sockets;
 mod start;
 mod store;

@@ -2,7 +2,7 @@
 
 use crate::harness::Grid;
 
-const DEFAULT: &str = r#"<icegrid>
+pub(crate) const DEFAULT: &str = r#"<icegrid>
   <application name="OMERO">
     <properties id="Profile">
       <properties refid="__ACTIVE__"/>
@@ -18,7 +18,7 @@ const DEFAULT: &str = r#"<icegrid>
 </icegrid>
 "#;
 
-const TEMPLATES: &str = r#"<icegrid>
+pub(crate) const TEMPLATES: &str = r#"<icegrid>
   <properties id="Basics"><property name="omero.a" value="basics"/></properties>
   <server-template id="Glacier2Template">
     <parameter name="endpoints"/>

@@ -7,6 +7,7 @@
 mod jvm;
 mod nodes;
 mod rewrite;
+mod survey;
 mod traps;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use jvm::{Jvm, JvmError, Memory};
+pub use survey::{Finding, Level, survey};
 pub use traps::traps;
 
 use super::profile;

@@ -9,6 +9,22 @@ use crate::descriptor::KINDS;
 
 /// Returns what an administrator should know about the files of a site, in words.
 pub fn traps(omero_dir: &Path) -> Vec<String> {
+    let mut found = settings(omero_dir);
+    let templates = omero_dir.join("etc/templates/grid/templates.xml").is_file();
+    for name in ["default.xml", "templates.xml"] {
+        let generated = omero_dir.join("etc/grid").join(name);
+        if templates && generated.is_file() {
+            found.push(format!(
+                "{}: is made anew from etc/templates/grid/{name} at each start; what was changed in it by hand does not count",
+                generated.display()
+            ));
+        }
+    }
+    found
+}
+
+/// Returns what an administrator should know about the settings of a site: its configuration and its environment.
+pub(super) fn settings(omero_dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let store = profile::store_path(omero_dir);
     let values = match super::values(omero_dir) {
@@ -26,16 +42,6 @@ pub fn traps(omero_dir: &Path) -> Vec<String> {
         ));
     }
     found.extend(of_values(&values));
-    let templates = omero_dir.join("etc/templates/grid/templates.xml").is_file();
-    for name in ["default.xml", "templates.xml"] {
-        let generated = omero_dir.join("etc/grid").join(name);
-        if templates && generated.is_file() {
-            found.push(format!(
-                "{}: is made anew from etc/templates/grid/{name} at each start; what was changed in it by hand does not count",
-                generated.display()
-            ));
-        }
-    }
     let python = std::env::var_os("OMERO_TMPDIR").is_some();
     let java = std::env::var_os("OMERO_TEMPDIR").is_some();
     if python != java {
