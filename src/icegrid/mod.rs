@@ -3,6 +3,8 @@
 //! A [`Face`] listens and serves; behind it are the master's [`Handle`](crate::master::Handle) and nothing else, so that whatever is said here
 //! is said of the same grid that the command line shows. What this module keeps of its own are sessions with the registry, which end with
 //! their connections, and load averages of some seconds' age.
+//!
+#![doc = include_str!("BEHAVIOUR.md")]
 
 mod admin;
 mod applications;

@@ -39,7 +39,7 @@ pub(crate) fn installed() -> bool {
 }
 
 /// An Ice server with one adapter, in a group or not.
-fn echo(id: &str, activation: &str, group: Option<&str>) -> Server {
+pub(crate) fn echo(id: &str, activation: &str, group: Option<&str>) -> Server {
     let group = group.map_or(String::new(), |group| format!(" replica-group=\"{group}\""));
     server(id, "/usr/bin/python3")
         .attribute("activation", activation)
@@ -55,7 +55,7 @@ fn echo(id: &str, activation: &str, group: Option<&str>) -> Server {
 const GROUP: &str = r#"<replica-group id="Group"><load-balancing type="round-robin" n-replicas="2"/><object identity="echo" type="::Demo::Echo"/></replica-group>"#;
 
 /// Makes a grid whose registry listens on a port of its own.
-fn grid(descriptor: &str) -> Grid {
+pub(crate) fn grid(descriptor: &str) -> Grid {
     let mut grid = Grid::new(descriptor);
     grid.set("OMERO_GRID_REGISTRY_ENDPOINTS", "tcp -h 127.0.0.1 -p 0");
     grid
@@ -91,14 +91,14 @@ fn admin_ok(grid: &Grid, command: &str) -> String {
 }
 
 /// A client beside a runtime of its own.
-struct Caller {
+pub(crate) struct Caller {
     runtime: tokio::runtime::Runtime,
     client: Client,
     locator: Proxy,
 }
 
 impl Caller {
-    fn new(grid: &Grid) -> Self {
+    pub(crate) fn new(grid: &Grid) -> Self {
         let locator = locator(grid);
         let settings = ClientSettings {
             locator: Some(locator.clone()),
@@ -124,7 +124,7 @@ impl Caller {
     }
 
     #[track_caller]
-    fn pings(&self, proxy: &str) {
+    pub(crate) fn pings(&self, proxy: &str) {
         let answer = self.ping(proxy);
         assert!(
             matches!(answer, Ok(Answer::Done { .. })),

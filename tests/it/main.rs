@@ -18,6 +18,7 @@ mod ice_peer;
 mod ice_values;
 mod icegrid;
 mod icegrid_descriptors;
+mod icegrid_java;
 mod moving;
 mod omero_name;
 mod omero_py;

@@ -12,6 +12,7 @@ pub(crate) struct Server {
     env: Vec<String>,
     properties: Vec<(String, String)>,
     within: String,
+    element: &'static str,
 }
 
 /// A server that runs a program; activation `always` unless told otherwise.
@@ -24,6 +25,7 @@ pub(crate) fn server(id: &str, exe: &str) -> Server {
         env: Vec::new(),
         properties: Vec::new(),
         within: String::new(),
+        element: "server",
     }
 }
 
@@ -80,6 +82,12 @@ impl Server {
         self
     }
 
+    /// Makes an icebox of it.
+    pub(crate) fn icebox(mut self) -> Self {
+        self.element = "icebox";
+        self
+    }
+
     /// Puts XML into the server as it is: an adapter, say.
     pub(crate) fn within(mut self, xml: &str) -> Self {
         self.within.push_str(xml);
@@ -88,7 +96,8 @@ impl Server {
 
     fn xml(&self) -> String {
         let mut text = format!(
-            "  <server id=\"{}\" exe=\"{}\"",
+            "  <{} id=\"{}\" exe=\"{}\"",
+            self.element,
             escaped(&self.id),
             escaped(&self.exe)
         );
@@ -111,7 +120,7 @@ impl Server {
                 escaped(value)
             );
         }
-        text.push_str("    </properties>\n  </server>\n");
+        let _ = writeln!(text, "    </properties>\n  </{}>", self.element);
         text
     }
 }
