@@ -33,7 +33,8 @@ pub use deployment::{
 pub(crate) use diagnostic::is_secret;
 pub use diagnostic::{Diagnostic, Diagnostics, IceGridFault, Severity, Stage};
 pub use diff::{Change, Diff, ServerChange};
-pub use expand::Others;
+pub use expand::{Others, instance_id, server_id};
+pub(crate) use identity::Identity as ObjectIdentity;
 pub use node::{NodeFacts, NodeStageError, Resolved, node_stage};
 pub use source::{Disk, MAX_FILE, MAX_FILES, Source};
 pub use text::Text;
@@ -82,7 +83,7 @@ pub struct Origin {
 /// A descriptor that holds.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// As written.
+    /// As written, without the active profile.
     pub definition: Application,
     /// As meant.
     pub deployment: Deployment,
@@ -109,22 +110,54 @@ pub fn load(source: &dyn Source, request: &Request) -> Result<Loaded, Diagnostic
         strict: request.strict,
     };
     let parse::Parsed { application, gaps } = parse::parse(source, &options, &mut report);
-    let Some(mut application) = application else {
+    let Some(application) = application else {
         return Err(report.finish());
     };
-    if let Some(profile) = &request.profile {
-        lay_profile(&mut application, profile);
-    }
+    expand(application, source, request, &gaps, report)
+}
+
+/// Expands and checks an application that was read from no file: as if it had been written so in one. Of the request, what is about
+/// files is of no account.
+///
+/// # Errors
+///
+/// All faults that were found, with the warnings among them.
+pub fn expand_application(
+    application: Application,
+    source: &dyn Source,
+    request: &Request,
+) -> Result<Loaded, Diagnostics> {
+    let mut report = diagnostic::Report::default();
+    expand::check_names(&application, &mut report);
+    expand(
+        application,
+        source,
+        request,
+        &parse::Gaps::default(),
+        report,
+    )
+}
+
+fn expand(
+    application: Application,
+    source: &dyn Source,
+    request: &Request,
+    gaps: &parse::Gaps,
+    mut report: diagnostic::Report,
+) -> Result<Loaded, Diagnostics> {
+    let laid = request.profile.as_ref();
+    let laid = laid.and_then(|profile| lay_profile(&application, profile));
+    let meant = laid.as_ref().unwrap_or(&application);
     let options = expand::Options {
         others: &request.others,
         strict: request.strict,
         explain: request.explain.as_deref(),
     };
-    let (deployment, found) = expand::expand(&application, source, &options, &gaps, &mut report);
+    let (deployment, found) = expand::expand(meant, source, &options, gaps, &mut report);
     let origins = found
         .into_iter()
         .map(|found| Origin {
-            set: set_at(&application, found.at),
+            set: set_at(meant, found.at),
             place: report.place(found.at).filter(|_| found.at.is_some()),
             server: found.server,
             name: found.name,
@@ -162,20 +195,23 @@ fn set_at(application: &Application, at: text::Pos) -> Option<String> {
     sets.next().map(|(id, _)| id.clone())
 }
 
-/// Puts the active profile at the beginning of property set `Profile`, unless `config.xml` was included and has brought its own.
-fn lay_profile(application: &mut Application, profile: &[Property]) {
+/// Returns the application with the active profile at the beginning of property set `Profile`; `None` if it has no such set, or if
+/// `config.xml` was included and has brought its own.
+fn lay_profile(application: &Application, profile: &[Property]) -> Option<Application> {
     if application.property_sets.contains_key("__ACTIVE__") {
-        return;
+        return None;
     }
-    if let Some(named) = application.property_sets.get_mut("Profile") {
-        // A value of the store is no text of a descriptor: `${…}` in it means itself.
-        let literal = |text: &String| Text::new(variables::escape(text));
-        let laid = profile
-            .iter()
-            .map(|(name, value)| (literal(name), literal(value)));
-        // What is written into the set by hand is stronger, as where IceGrid resolves the reference (`omero.md` §3.1).
-        named.set.properties.splice(0..0, laid);
-    }
+    application.property_sets.get("Profile")?;
+    let mut laid = application.clone();
+    let named = laid.property_sets.get_mut("Profile")?;
+    // A value of the store is no text of a descriptor: `${…}` in it means itself.
+    let literal = |text: &String| Text::new(variables::escape(text));
+    let properties = profile
+        .iter()
+        .map(|(name, value)| (literal(name), literal(value)));
+    // What is written into the set by hand is stronger, as where IceGrid resolves the reference (`omero.md` §3.1).
+    named.set.properties.splice(0..0, properties);
+    Some(laid)
 }
 
 #[cfg(test)]
@@ -245,6 +281,45 @@ mod tests {
         let loaded = load(&files(DEFAULT, &own), &request).unwrap();
         let server = &loaded.deployment.servers[&"Blitz-0".parse().unwrap()].descriptor;
         assert_eq!(server.property_set.get("omero.data.dir"), Some("var/data"));
+    }
+
+    #[test]
+    fn an_application_of_no_file_is_expanded_as_one_of_a_file() {
+        let profile = vec![("omero.data.dir".to_owned(), "/data".to_owned())];
+        let request = Request {
+            profile: Some(profile),
+            ..request()
+        };
+        let loaded = load(&files(DEFAULT, TEMPLATES), &request).unwrap();
+        let text = serde_json::to_string(&loaded.definition).unwrap();
+        assert!(!text.contains("/data"));
+        let definition: Application = serde_json::from_str(&text).unwrap();
+        let none = BTreeMap::new();
+        let again = expand_application(definition, &none, &request).unwrap();
+        assert_eq!(again.deployment, loaded.deployment);
+        assert_eq!(again.definition, loaded.definition);
+        assert!(again.files.is_empty());
+    }
+
+    #[test]
+    fn names_that_no_file_could_have_are_refused() {
+        let value = || ("node".to_owned(), Text::new("x"));
+        let application = Application {
+            variables: BTreeMap::from([value()]),
+            nodes: BTreeMap::from([(String::new(), NodeDescriptor::default())]),
+            ..Application::default()
+        };
+        let none: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
+        let faults = expand_application(application, &none, &Request::default()).unwrap_err();
+        let shown = faults.0.iter().map(ToString::to_string);
+        let shown = shown.collect::<Vec<_>>().join("\n");
+        for expected in [
+            "the application has no name",
+            "a node has no name",
+            "reserved",
+        ] {
+            assert!(shown.contains(expected), "{shown}");
+        }
     }
 
     #[test]

@@ -1,3 +1,4 @@
 //! The registry's face for Ice: what IceGrid's own tools, servers and clients call.
 
+pub mod descriptors;
 pub mod types;

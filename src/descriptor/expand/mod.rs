@@ -6,6 +6,7 @@
 mod application;
 mod checks;
 mod communicator;
+mod names;
 mod properties;
 mod servers;
 mod services;
@@ -26,6 +27,8 @@ use super::variables::{Budget, Scope};
 use crate::model::ServerId;
 
 pub use self::checks::Others;
+pub(super) use self::names::check_names;
+pub use self::names::{instance_id, server_id};
 
 /// How to expand.
 pub(super) struct Options<'o> {
@@ -52,23 +55,7 @@ pub(super) fn expand(
     report: &mut Report,
 ) -> (Deployment, Vec<Found>) {
     let budget = Budget::default();
-    let mut expander = Expander {
-        app: application,
-        source,
-        others: options.others,
-        strict: options.strict,
-        explain: options.explain,
-        found: Vec::new(),
-        gaps,
-        report,
-        budget: &budget,
-        known: Known::default(),
-        app_sets: SetCache::default(),
-        deployment: Deployment {
-            application: application.name.clone(),
-            ..Deployment::default()
-        },
-    };
+    let mut expander = Expander::new(application, source, options, gaps, report, &budget);
     expander.application();
     for (name, node) in &application.nodes {
         expander.node(name, node);
@@ -104,6 +91,33 @@ struct Expander<'x> {
 }
 
 impl<'x> Expander<'x> {
+    fn new(
+        app: &'x Application,
+        source: &'x dyn Source,
+        options: &Options<'x>,
+        gaps: &'x Gaps,
+        report: &'x mut Report,
+        budget: &'x Budget,
+    ) -> Self {
+        Self {
+            app,
+            source,
+            others: options.others,
+            strict: options.strict,
+            explain: options.explain,
+            found: Vec::new(),
+            gaps,
+            report,
+            budget,
+            known: Known::default(),
+            app_sets: SetCache::default(),
+            deployment: Deployment {
+                application: app.name.clone(),
+                ..Deployment::default()
+            },
+        }
+    }
+
     fn app_scope(&self) -> Scope<'x> {
         Scope {
             application: &self.app.name,
