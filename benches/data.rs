@@ -42,7 +42,10 @@ impl Grid {
         let begun = Instant::now();
         let mut command = Command::new(BIN);
         command.args(args).current_dir(self.dir());
-        command.env_remove("OMERODIR").env_remove("STATE_DIRECTORY");
+        command
+            .env("OMERO_GRID_REGISTRY_ENDPOINTS", "tcp -h 127.0.0.1 -p 0")
+            .env_remove("OMERODIR")
+            .env_remove("STATE_DIRECTORY");
         let output = command.stdin(Stdio::null()).output().expect("the program");
         let took = begun.elapsed();
         let said = String::from_utf8_lossy(&output.stderr);

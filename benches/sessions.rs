@@ -80,6 +80,7 @@ impl Grid {
         command
             .current_dir(self.dir())
             .args(args)
+            .env("OMERO_GRID_REGISTRY_ENDPOINTS", "tcp -h 127.0.0.1 -p 0")
             .env_remove("OMERODIR")
             .env_remove("STATE_DIRECTORY");
         command.stdin(Stdio::null()).output().expect("the program")

@@ -1,13 +1,14 @@
 //! A server of Ice that the peer tests call: `Demo::Echo` of `tests/it/peers/Demo.ice`.
 //!
-//! Usage: `ice_echo ENDPOINT…`. Prints the proxy of its object, and ends in good order when its standard input does.
+//! Usage: `ice_echo ENDPOINT… --IceSSL.NAME=VALUE…`. Prints the proxy of its object, and ends in good order when its standard input does.
 
 use std::io::Read as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use omero_grid::ice::net::{
-    Adapter, Answer, Call, Incoming, Responder, Servant, Servants, Served, Settings,
+    Adapter, Answer, Call, Incoming, Responder, Servant, Servants, Served, Settings, Tls,
+    TlsSettings,
 };
 use omero_grid::ice::{
     Decode as _, DecodeError, Endpoint, Identity, Missing, Mode, Proxy, Reference,
@@ -113,15 +114,30 @@ fn main() -> Result<(), Failure> {
 
 async fn serve() -> Result<(), Failure> {
     let mut endpoints: Vec<Endpoint> = Vec::new();
-    for text in std::env::args().skip(1) {
+    let (properties, texts): (Vec<String>, Vec<String>) = std::env::args()
+        .skip(1)
+        .partition(|argument| argument.starts_with("--"));
+    for text in texts {
         let proxy: Proxy = format!("x:{text}").parse()?;
         if let Reference::Direct(all) = proxy.reference {
             endpoints.extend(all);
         }
     }
+    let mut settings = Settings::default();
+    if !properties.is_empty() {
+        let get = |name: &str| {
+            let mut values = properties
+                .iter()
+                .filter_map(|property| property.strip_prefix("--")?.split_once('='));
+            values
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| value.to_owned())
+        };
+        settings.tls = Tls::new(&TlsSettings::of(get)?)?;
+    }
     let servants = Arc::new(Servants::new());
     servants.add(&Identity::new("echo"), "", Arc::new(Echo::default()));
-    let adapter = Adapter::bind(&endpoints, Arc::new(Settings::default()), servants).await?;
+    let adapter = Adapter::bind(&endpoints, Arc::new(settings), servants).await?;
     println!("{}", adapter.proxy(Identity::new("echo")));
     let (stop, stopped) = watch::channel(false);
     let (served, ()) = tokio::join!(

@@ -6,7 +6,7 @@
 //! | --- | --- | --- |
 //! | assembly | [`cli`] | every role; turns errors into exit codes |
 //! | roles | [`master`], [`node`], [`blitz`] | processes: they share messages, not code |
-//! | edges | [`store`], [`ipc`], [`config`] | disk and sockets |
+//! | edges | [`store`], [`ipc`], [`ice::net`], [`config`] | disk and sockets |
 //! | pure | [`descriptor`], [`ice`] | bytes and text in, values out |
 //! | leaves | [`model`], [`sys`], [`telemetry`] | shared words, the kernel, logs |
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::context::{Context, Format, Global};
+use super::context::{BESIDE, Context, Format, Global};
 use super::failure::{Failure, code};
 use super::master_process::{Handover, Launched, foreground, launch};
 use super::show;
@@ -27,11 +27,8 @@ const PREFIXES: &[&str] = &[
     "OmeroGrid",
 ];
 
-/// The property that says where our state is, in place of [`STATE`].
+/// The property that says where our state is, in place of [`BESIDE`].
 const STATE_PROPERTY: &str = "OmeroGrid.State";
-
-/// Where our state is below OMERODIR: beside what IceGrid keeps there, of which nothing is touched.
-const STATE: &str = "var/omero-grid";
 
 /// How long a grid may take to run its nodes before `--daemon` gives up.
 const WAIT: Duration = Duration::from_secs(60);
@@ -169,11 +166,7 @@ pub(super) fn main(name: &str, program: Program, arguments: Vec<String>) -> Exit
     }
 }
 
-fn start(
-    program: Program,
-    options: Options,
-    properties: &Properties,
-) -> Result<(), Failure> {
+fn start(program: Program, options: Options, properties: &Properties) -> Result<(), Failure> {
     let mut context = Context::new(&Global {
         dir: None,
         state: properties.get(STATE_PROPERTY).map(PathBuf::from),
@@ -183,7 +176,7 @@ fn start(
     })?;
     if context.paths.state() == context.paths.dir() {
         let dir = context.paths.dir().to_owned();
-        context.paths = crate::config::Paths::new(dir.clone(), dir.join(STATE));
+        context.paths = crate::config::Paths::new(dir.clone(), dir.join(BESIDE));
     }
     std::fs::create_dir_all(context.paths.state())?;
     let name = properties

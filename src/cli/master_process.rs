@@ -10,10 +10,12 @@ use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::context::Context;
+use super::face;
 use super::failure::{Failure, code};
 use crate::config::Paths;
 use crate::config::SiteFiles;
 use crate::descriptor;
+use crate::icegrid::Face;
 use crate::ipc::message::client::DescriptorSource;
 use crate::ipc::message::heritage::Log;
 use crate::master::{self, Master, MasterError};
@@ -31,6 +33,9 @@ pub(crate) struct Handover {
     pub(crate) wait_secs: u64,
     pub(crate) log_format: LogFormat,
     pub(crate) verbose: u8,
+    /// Properties of the registry that were given to this start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) ice: Vec<(String, String)>,
 }
 
 /// Arguments of the master's process.
@@ -136,7 +141,7 @@ pub(crate) async fn run(context: &Context, args: MasterArgs) -> Result<(), Failu
         let _ = writeln!(std::io::stdout(), "{line}");
     };
     match prepare(context, handover, false).await {
-        Ok(mut master) => {
+        Ok((mut master, face)) => {
             report(&Report {
                 ready: true,
                 notices: master.notices().to_vec(),
@@ -144,7 +149,7 @@ pub(crate) async fn run(context: &Context, args: MasterArgs) -> Result<(), Failu
                 ..Report::default()
             });
             crate::sys::stdio::redirect_to(&context.paths.master_log())?;
-            master.serve().await.map_err(master_failure)
+            face::serve(master, face).await
         }
         Err(failure) => {
             let Failure {
@@ -164,18 +169,15 @@ pub(crate) async fn run(context: &Context, args: MasterArgs) -> Result<(), Failu
 }
 
 pub(crate) async fn foreground(context: &Context, handover: Handover) -> Result<(), Failure> {
-    prepare(context, handover, true)
-        .await?
-        .serve()
-        .await
-        .map_err(master_failure)
+    let (master, face) = prepare(context, handover, true).await?;
+    face::serve(master, face).await
 }
 
 async fn prepare(
     context: &Context,
     handover: Handover,
     foreground: bool,
-) -> Result<Master, Failure> {
+) -> Result<(Master, Option<Face>), Failure> {
     let paths = context.paths.clone();
     // Only root has to read the descriptor for this.
     if geteuid().is_root() && may_give_up_root(&paths, handover.descriptor.as_ref()) {
@@ -219,8 +221,11 @@ async fn prepare(
             verbose: handover.verbose,
             stderr: foreground,
         },
+        ice: handover.ice.clone(),
     };
-    Master::prepare(options).await.map_err(master_failure)
+    let mut master = Master::prepare(options).await.map_err(master_failure)?;
+    let face = face::open(&mut master, &handover.ice).await?;
+    Ok((master, face))
 }
 
 /// Returns whether the grid can do without root: not if a server names its user, and not if it began as root.

@@ -7,6 +7,7 @@ mod deploy;
 mod describe;
 mod drain;
 mod events;
+mod face;
 mod failure;
 mod file;
 mod generate;

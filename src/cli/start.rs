@@ -48,6 +48,14 @@ pub(crate) struct StartArgs {
         hide_possible_values = true
     )]
     log_format: LogFormat,
+    /// A property of the registry, such as IceGrid.Registry.Client.Endpoints=tcp -p 4061 (repeatable; an empty value unsets)
+    #[arg(long, value_name = "NAME=VALUE", value_parser = property)]
+    property: Vec<(String, String)>,
+}
+
+fn property(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("a property is NAME=VALUE")?;
+    Ok((name.trim().to_owned(), value.to_owned()))
 }
 
 /// Turns the words after the descriptor into targets and overrides, as icegridadmin does.
@@ -65,6 +73,7 @@ pub(crate) fn descriptor_source(
         overrides: overrides
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect(),
+        definition: None,
     })
 }
 
@@ -82,6 +91,7 @@ pub(crate) async fn start(context: &Context, args: StartArgs) -> Result<(), Fail
         wait_secs: args.wait,
         log_format: args.log_format,
         verbose: context.verbose,
+        ice: args.property,
     };
     if args.foreground {
         return foreground(context, handover).await;

@@ -95,6 +95,7 @@ pub(crate) fn document(status: &GridStatus) -> Value {
             "started": time(status.master.started_ms),
             "version": status.master.version,
         },
+        "registry": status.locator.as_ref().map(|locator| json!({ "locator": locator })),
         "redirector": { "policy": status.redirector.policy, "redirect": status.redirector.redirect },
         "nodes": status.nodes.iter().map(|node| {
             let mut document = node_document(node);

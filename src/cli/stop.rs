@@ -169,7 +169,7 @@ pub(crate) async fn restart(context: &Context, args: RestartArgs) -> Result<(), 
     let grid = context.grid().await?;
     let (_, status) = grid.status().await?;
     // What does not hold is found before anything stops.
-    for application in &status.applications {
+    for application in status.applications.iter().filter(|a| a.source.is_file()) {
         check(context, &application.source).map_err(|error| Failure {
             hint: Some("nothing was stopped".to_owned()),
             ..master_failure(MasterError::Load(error))

@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::context::{Context, Grid, strange, within};
+use super::face;
 use super::failure::{Failure, code};
 use super::master_process::{log_filter, master_failure};
 use crate::config::Paths;
@@ -158,6 +159,7 @@ pub(crate) fn resume(left: &Inheritance) -> Result<(), Failure> {
             HeritageRole::Master {
                 started_ms,
                 wait_secs,
+                ice,
             } => {
                 let options = master::Options {
                     paths,
@@ -167,10 +169,18 @@ pub(crate) fn resume(left: &Inheritance) -> Result<(), Failure> {
                     all: false,
                     wait: Duration::from_secs(wait_secs),
                     log,
+                    ice: ice.clone(),
                 };
-                let master =
+                let mut master =
                     Master::inherit(options, locks, socket, started_ms).map_err(master_failure)?;
-                master.serve().await.map_err(master_failure)
+                // A grid whose registry cannot listen any more is better than none.
+                let face = face::open(&mut master, &ice)
+                    .await
+                    .unwrap_or_else(|failure| {
+                        tracing::error!(error = failure.message, "the registry does not listen");
+                        None
+                    });
+                face::serve(master, face).await
             }
             HeritageRole::Node { name, servers } => {
                 let options = node::Options {

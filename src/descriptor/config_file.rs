@@ -208,7 +208,7 @@ fn has(properties: &[Property], name: &str) -> bool {
     properties.iter().any(|(n, _)| n == name)
 }
 
-fn is_before_3_3(version: &str) -> bool {
+pub(super) fn is_before_3_3(version: &str) -> bool {
     let mut parts = version.trim().split('.').map(str::parse::<u32>);
     matches!((parts.next(), parts.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < (3, 3))
 }

@@ -122,7 +122,7 @@ impl Deployment {
     }
 }
 
-/// When a server counts as ready (`omero.grid.ready`).
+/// When a server counts as ready: for plain programs by `omero.grid.ready`, for Ice servers by what they register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ready {
@@ -130,12 +130,14 @@ pub enum Ready {
     Notify,
     /// When it has been up for this long, or says `READY=1` before.
     After(Duration),
+    /// When it has registered with the registry what its definition makes it register.
+    Registered,
 }
 
 /// What a server's properties say to this grid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GridProperties {
-    /// When it counts as ready.
+    /// When it counts as ready, unless it is to register (see [`ServerDescriptor::ready`]).
     pub ready: Ready,
     /// The servers that have to be ready before it is started (`omero.grid.after`).
     pub after: Vec<ServerId>,

@@ -99,8 +99,32 @@ impl Endpoint {
         }
     }
 
+    /// Reads a list of endpoints, separated by colons; an empty text is none.
+    pub fn parse_all(text: &str) -> Result<Vec<Self>, ParseError> {
+        match text.trim() {
+            "" => Ok(Vec::new()),
+            _ => Self::parse_words(&mut Words::new(text, ":")),
+        }
+    }
+
+    /// Reads all that are left: one, and others after colons.
+    pub(super) fn parse_words(words: &mut Words<'_>) -> Result<Vec<Self>, ParseError> {
+        let mut all = Vec::new();
+        loop {
+            all.push(Self::parse(words)?);
+            match words.next()? {
+                None => return Ok(all),
+                Some(word) if word.is(":") => {}
+                Some(word) => {
+                    let problem = format!("'{}' where ':' was expected", word.text);
+                    return Err(ParseError::new(word.at, problem));
+                }
+            }
+        }
+    }
+
     /// Reads one from its words: a protocol and its options.
-    pub(super) fn parse(words: &mut Words<'_>) -> Result<Self, ParseError> {
+    fn parse(words: &mut Words<'_>) -> Result<Self, ParseError> {
         let begin = words.place();
         let Some(protocol) = words.next()? else {
             return Err(ParseError::new(begin, "an endpoint is missing"));

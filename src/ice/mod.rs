@@ -1,6 +1,6 @@
 //! The Ice protocol, encodings 1.0 and 1.1: bytes to values and back.
 //!
-//! Pure: no sockets, no clocks. This half owns the encodings, the messages, and the written forms of identities, endpoints and proxies
+//! Pure but for [`net`], which has the sockets and the clocks. The pure half owns the encodings, the messages, and the written forms of identities, endpoints and proxies
 //! (`ice-protocol.md` §1–§6, §13). What comes from outside is never trusted: a decoder returns an error for whatever is wrong, allocates
 //! no more than the bytes that are there could mean, and leaves nothing unread.
 //!

@@ -250,15 +250,7 @@ impl FromStr for Proxy {
                     proxy.reference = Reference::Indirect(id);
                 }
                 _ if word.is(":") => {
-                    let mut endpoints = vec![Endpoint::parse(&mut words)?];
-                    while let Some(next) = words.next()? {
-                        if !next.is(":") {
-                            let problem = format!("'{}' where ':' was expected", next.text);
-                            return Err(ParseError::new(next.at, problem));
-                        }
-                        endpoints.push(Endpoint::parse(&mut words)?);
-                    }
-                    proxy.reference = Reference::Direct(endpoints);
+                    proxy.reference = Reference::Direct(Endpoint::parse_words(&mut words)?);
                 }
                 "-f" => {
                     let Some(facet) = words.next()? else {

@@ -1,5 +1,25 @@
 //! The registry's face for Ice: what IceGrid's own tools, servers and clients call.
+//!
+//! A [`Face`] listens and serves; behind it are the master's [`Handle`](crate::master::Handle) and nothing else, so that whatever is said here
+//! is said of the same grid that the command line shows. What this module keeps of its own are sessions with the registry, which end with
+//! their connections, and load averages of some seconds' age.
 
+mod admin;
+mod applications;
 pub mod client;
 pub mod descriptors;
+mod face;
+mod files;
+mod locate;
+mod locator;
+mod observers;
+mod operation;
+mod registration;
+mod registry;
+mod relay;
+mod session;
+mod settings;
 pub mod types;
+
+pub use face::{Face, FaceError};
+pub use settings::{CLIENT_ENDPOINTS, Settings, SettingsError, Verifier};

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::descriptor::{Deployment, PlacedServer, Property};
+use crate::descriptor::{Application, Deployment, PlacedServer, Property};
 use crate::ipc::message::client::{DescriptorSource, Then};
 use crate::ipc::message::node::{Assigned, Assignment, Goal, is_to_run};
 use crate::model::{NodeName, ServerId};
@@ -23,6 +23,57 @@ pub(crate) struct Deployed {
     /// The properties of the site's configuration that are in it.
     #[serde(default)]
     pub(crate) profile: Vec<Property>,
+    /// What its file said, as written. Without a file it is in the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) definition: Option<Application>,
+    /// Since when it is deployed, and by whom.
+    #[serde(default)]
+    pub(crate) history: History,
+}
+
+impl Deployed {
+    /// Returns the application as written; `None` for one of an earlier release that was not read again since.
+    pub(crate) fn definition(&self) -> Option<&Application> {
+        let own = self.source.definition.as_deref();
+        own.or(self.definition.as_ref())
+    }
+
+    /// Returns whether it says something else than the other.
+    pub(crate) fn differs(&self, other: &Self) -> bool {
+        self.deployment != other.deployment || self.definition() != other.definition()
+    }
+}
+
+/// Since when an application is deployed, and by whom. All empty for one that was deployed by an earlier release.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct History {
+    /// Tells it from another application that has its name later.
+    pub(crate) uuid: String,
+    /// When it was first deployed, milliseconds since 1970.
+    pub(crate) created_ms: u64,
+    /// Who did that.
+    pub(crate) created_by: String,
+    /// When it was last deployed, milliseconds since 1970.
+    pub(crate) updated_ms: u64,
+    /// Who did that.
+    pub(crate) updated_by: String,
+    /// Grows with each deploy, from 1.
+    pub(crate) revision: u32,
+}
+
+impl History {
+    /// Notes one more deploy.
+    pub(crate) fn go_on(&mut self, by: &str, at_ms: u64) {
+        if self.uuid.is_empty() {
+            self.uuid = uuid::Uuid::new_v4().to_string();
+            self.created_ms = at_ms;
+            by.clone_into(&mut self.created_by);
+        }
+        self.updated_ms = at_ms;
+        by.clone_into(&mut self.updated_by);
+        self.revision = self.revision.saturating_add(1);
+    }
 }
 
 /// Which nodes `start` was told to start.
@@ -132,6 +183,8 @@ pub(crate) struct DynamicObject {
 pub(crate) enum Change {
     /// An application was deployed anew.
     Application(Box<Deployed>),
+    /// An application is no longer deployed.
+    ApplicationRemoved(String),
     /// Nodes were selected.
     Selection(Selection),
     /// A node was started or stopped by hand, or is left to the selection again.
@@ -182,6 +235,7 @@ impl Desired {
                 self.applications
                     .insert(deployed.deployment.application.clone(), *deployed);
             }
+            Change::ApplicationRemoved(name) => drop(self.applications.remove(&name)),
             Change::Selection(selection) => self.selection = selection,
             Change::Node(node, switch) => set(&mut self.nodes, node, switch),
             Change::Server(server, wish) => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::core::Command;
+use super::core::{Command, Edition};
 use super::desired::{Deployed, Desired, DynamicAdapter, DynamicObject};
 use super::handler::{lost, no_server, strange};
 use super::registry::Registry;
@@ -13,7 +13,7 @@ use super::shared::Shared;
 use crate::config::Paths;
 use crate::descriptor::{PlacedServer, ServerDescriptor};
 use crate::ice::Proxy;
-use crate::ipc::message::client::{GridStatus, NodeAction, ServerAction};
+use crate::ipc::message::client::{DeployReport, GridStatus, NodeAction, ServerAction};
 use crate::ipc::message::node::{self, Action, Registered, Registration, ServerReport};
 use crate::ipc::{Refusal, RefusalKind};
 use crate::model::{NodeName, ServerId};
@@ -110,6 +110,25 @@ impl Handle {
     /// Returns the deployed applications in the order of their first deployment.
     pub(crate) async fn applications(&self) -> Result<Vec<Deployed>, Refusal> {
         self.look(|desired| desired.in_order().into_iter().cloned().collect())
+            .await
+    }
+
+    /// Returns which applications are deployed: the name, which one of that name it is, and its revision.
+    pub async fn versions(&self) -> Result<Vec<(String, String, u32)>, Refusal> {
+        self.look(|desired| {
+            let all = desired.applications.iter();
+            all.map(|(name, deployed)| {
+                let history = &deployed.history;
+                (name.clone(), history.uuid.clone(), history.revision)
+            })
+            .collect()
+        })
+        .await
+    }
+
+    /// Changes an application by what it is, durably.
+    pub(crate) async fn edit(&self, edition: Edition) -> Result<DeployReport, Refusal> {
+        self.command(|answer| Command::Application { edition, answer })
             .await
     }
 

@@ -39,6 +39,8 @@ use tracing::{info, warn};
 
 pub use self::core::LoadError;
 use self::core::{Command, Core};
+pub(crate) use self::core::{Edit, Edition};
+pub(crate) use self::desired::Deployed;
 use self::desired::{Change, Desired, Selection};
 pub use self::handle::Handle;
 use self::handler::ClientHandler;
@@ -85,6 +87,8 @@ pub struct Options {
     pub wait: Duration,
     /// How it logs, for its successor.
     pub log: Log,
+    /// Properties of the registry that were given to its start, for its successor.
+    pub ice: Vec<(String, String)>,
 }
 
 /// A master that cannot start.
@@ -307,7 +311,11 @@ impl Master {
         let signals = Signals::new().map_err(system("receive signals"))?;
         receive_signals();
         let Options {
-            paths, wait, log, ..
+            paths,
+            wait,
+            log,
+            ice,
+            ..
         } = self.options;
         info!(version = env!("CARGO_PKG_VERSION"), dir = %paths.dir().display(), "the master serves");
         for notice in &self.notices {
@@ -323,6 +331,7 @@ impl Master {
             paths: paths.clone(),
             wait,
             log,
+            ice,
             started_ms,
             locks: self.locks,
             reaper: reaper.clone(),
@@ -523,9 +532,13 @@ async fn adopt_or_deploy(
     let sources = sources(options, desired)?;
     for source in sources {
         match core::load(source.clone(), desired, options.paths.dir()) {
-            Ok((deployed, warnings)) => {
+            Ok((mut deployed, warnings)) => {
                 notices.extend(warnings);
                 let known = desired.applications.get(&deployed.deployment.application);
+                if known.is_none_or(|known| known.differs(&deployed)) {
+                    let by = core::user(nix::unistd::geteuid().as_raw());
+                    deployed.history.go_on(&by, clock::now().wall_ms);
+                }
                 if living && known.is_some_and(|known| known.deployment != deployed.deployment) {
                     later = Some(source);
                 } else {

@@ -105,10 +105,43 @@ pub(crate) fn deploy(
     liberty: Liberty,
 ) -> DeployPlan {
     let name = fresh.deployment.application.clone();
+    let mut plan = compare(desired, &name, &fresh.deployment, reports, liberty);
+    plan.changes.push(Change::Application(Box::new(fresh)));
+    plan
+}
+
+/// Thinks the removal of an application through.
+pub(crate) fn remove(
+    desired: &Desired,
+    name: &str,
+    reports: &BTreeMap<ServerId, ServerReport>,
+    liberty: Liberty,
+) -> DeployPlan {
+    let mut plan = compare(desired, name, &Deployment::default(), reports, liberty);
+    // Who has its ids later is another.
+    let ids = plan.report.changes.iter().map(|change| &change.server);
+    let wished = ids.filter(|id| desired.servers.contains_key(id));
+    let forgotten: Vec<_> = wished
+        .map(|id| Change::Server(id.clone(), Wish::default()))
+        .collect();
+    plan.changes.extend(forgotten);
+    plan.changes
+        .push(Change::ApplicationRemoved(name.to_owned()));
+    plan
+}
+
+/// Compares what is deployed of an application with what is to be.
+fn compare(
+    desired: &Desired,
+    name: &str,
+    fresh: &Deployment,
+    reports: &BTreeMap<ServerId, ServerReport>,
+    liberty: Liberty,
+) -> DeployPlan {
     let nothing = Deployment::default();
     let old = desired
         .applications
-        .get(&name)
+        .get(name)
         .map_or(&nothing, |deployed| &deployed.deployment);
     // What runs now may still be held back from an earlier deploy.
     let mut running = old.clone();
@@ -119,10 +152,10 @@ pub(crate) fn deploy(
     {
         running.servers.insert(id.clone(), held.placed.clone());
     }
-    let diff = Diff::between(&running, &fresh.deployment);
+    let diff = Diff::between(&running, fresh);
     let mut plan = DeployPlan {
         report: DeployReport {
-            application: name.clone(),
+            application: name.to_owned(),
             nodes_added: diff.nodes_added,
             nodes_removed: diff.nodes_removed,
             ..DeployReport::default()
@@ -136,13 +169,13 @@ pub(crate) fn deploy(
         .iter()
         .filter(|(_, held)| held.application == name)
     {
-        if fresh.deployment.servers.get(id) == Some(&held.placed) {
+        if fresh.servers.get(id) == Some(&held.placed) {
             plan.changes.push(Change::Held(id.clone(), None));
         }
     }
     for difference in diff.servers {
         let id = &difference.server;
-        let (before, after) = (running.servers.get(id), fresh.deployment.servers.get(id));
+        let (before, after) = (running.servers.get(id), fresh.servers.get(id));
         let mut change = server_change(
             desired,
             id,
@@ -156,7 +189,7 @@ pub(crate) fn deploy(
             (Liberty::Careful, true, _) => plan.in_the_way.push((id.clone(), change.sessions)),
             (Liberty::Hold, true, Some(placed)) => {
                 let held = Held {
-                    application: name.clone(),
+                    application: name.to_owned(),
                     placed: placed.clone(),
                 };
                 change.effect = "held".to_owned();
@@ -171,7 +204,6 @@ pub(crate) fn deploy(
         }
         plan.report.changes.push(change);
     }
-    plan.changes.push(Change::Application(Box::new(fresh)));
     plan
 }
 

@@ -9,7 +9,7 @@ use crate::descriptor::{Request, load};
 use crate::ipc::message::blitz;
 use crate::ipc::message::client::DescriptorSource;
 use crate::ipc::message::node::Goal;
-use crate::master::desired::{Selection, Switch};
+use crate::master::desired::{History, Selection, Switch};
 use crate::model::{Accepting, ServerState};
 
 /// A server of a made-up application: its node, its option, whether it is a built-in Blitz.
@@ -54,6 +54,8 @@ fn deployed(xml: &str) -> Deployed {
         source: DescriptorSource::default(),
         deployment: loaded.deployment,
         profile: Vec::new(),
+        definition: Some(loaded.definition),
+        history: History::default(),
     }
 }
 
@@ -119,6 +121,40 @@ fn definitions(desired: &Desired) -> BTreeMap<ServerId, PlacedServer> {
 
 fn node(name: &str) -> NodeName {
     name.parse().expect("a name")
+}
+
+#[test]
+fn a_removal_stops_what_runs_and_spares_live_sessions() {
+    let mut before = desired(&[Some((0, 1, true)), Some((1, 1, false)), Some((2, 1, false))]);
+    let wish = Wish {
+        goal: Goal::Stopped,
+        enabled: true,
+    };
+    before.apply(Change::Server("s1".parse().unwrap(), wish));
+    let plan = remove(&before, "A", &reports(&before, 2), Liberty::Careful);
+    assert_eq!(plan.in_the_way, [("s0".parse().unwrap(), 2)]);
+    let plan = remove(&before, "A", &reports(&before, 0), Liberty::Careful);
+    assert!(plan.in_the_way.is_empty());
+    let effects: Vec<_> = plan.report.changes.iter().collect();
+    let effects: Vec<_> = effects
+        .iter()
+        .map(|change| (change.change.as_str(), change.effect.as_str()))
+        .collect();
+    let (stop, none) = (("removed", "stop"), ("removed", "none"));
+    assert_eq!(effects, [stop, stop, none]);
+    assert_eq!(plan.report.nodes_removed.len(), 3);
+    let mut after = before.clone();
+    apply(&mut after, plan);
+    assert!(after.applications.is_empty() && after.servers.is_empty());
+    assert_eq!(after.placed().count(), 0);
+    let now = Circumstances {
+        generation: after.generation,
+        ..Circumstances::default()
+    };
+    let orders = orders(&after, vec![node("n0"), node("n1")], &now);
+    assert!(orders.values().all(|order| matches!(order, Order::Stop)));
+    let plan = remove(&before, "nobody", &reports(&before, 2), Liberty::Careful);
+    assert!(plan.report.changes.is_empty());
 }
 
 #[test]

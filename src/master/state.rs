@@ -381,6 +381,7 @@ impl StateDb {
                     deployed.deployment.application.as_str(),
                     Some(json(deployed)?),
                 ),
+                Change::ApplicationRemoved(name) => ("application", name.as_str(), None),
                 Change::Selection(selection) => ("selection", "", Some(json(selection)?)),
                 Change::Node(node, switch) => (
                     "node",
@@ -464,7 +465,8 @@ fn json(value: &impl Serialize) -> rusqlite::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::message::client::Then;
+    use crate::descriptor::{Application, Deployment};
+    use crate::ipc::message::client::{DescriptorSource, Then};
     use crate::ipc::message::node::Goal;
 
     #[test]
@@ -523,6 +525,47 @@ mod tests {
         assert_eq!(texts(None, 2), ["second", "third"]);
         assert_eq!(texts(Some(1), 1), ["second"]);
         assert_eq!(texts(Some(3), 9), [""; 0]);
+    }
+
+    #[test]
+    fn an_application_is_kept_with_its_definition_until_it_is_removed() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("state.db");
+        // As an earlier release wrote it.
+        let old = format!(
+            r#"{{"order":3,"source":{{"path":"/a.xml","shown":"a.xml","targets":[],"overrides":[]}},"deployment":{},"profile":[]}}"#,
+            serde_json::to_string(&Deployment::default()).unwrap()
+        );
+        let old: Deployed = serde_json::from_str(&old).unwrap();
+        assert_eq!(old.definition(), None);
+        let application = Application {
+            name: "A".to_owned(),
+            ..Application::default()
+        };
+        let mut new = Deployed {
+            source: DescriptorSource::of(application.clone(), "icegridadmin"),
+            ..old
+        };
+        new.deployment.application = "A".to_owned();
+        new.history.go_on("root", 5);
+        new.history.go_on("me", 7);
+        let (mut db, _) = StateDb::open(&path).unwrap();
+        let change = Change::Application(Box::new(new));
+        db.write(&[change], 1, &[]).unwrap();
+        drop(db);
+        let (mut db, desired) = StateDb::open(&path).unwrap();
+        let found = &desired.applications["A"];
+        assert_eq!(found.definition(), Some(&application));
+        let history = &found.history;
+        assert_eq!((history.created_ms, history.updated_ms), (5, 7));
+        assert_eq!(
+            (history.created_by.as_str(), history.updated_by.as_str()),
+            ("root", "me")
+        );
+        assert_eq!((history.revision, history.uuid.len()), (2, 36));
+        let change = Change::ApplicationRemoved("A".to_owned());
+        db.write(&[change], 2, &[]).unwrap();
+        assert!(StateDb::open(&path).unwrap().1.applications.is_empty());
     }
 
     #[test]

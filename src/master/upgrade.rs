@@ -43,6 +43,7 @@ pub(crate) struct UpgradePlan {
     pub(crate) paths: Paths,
     pub(crate) wait: Duration,
     pub(crate) log: Log,
+    pub(crate) ice: Vec<(String, String)>,
     pub(crate) started_ms: u64,
     pub(crate) locks: Vec<(PathBuf, Lock)>,
     pub(crate) reaper: Reaper,
@@ -72,6 +73,7 @@ impl UpgradePlan {
             role: HeritageRole::Master {
                 started_ms: self.started_ms,
                 wait_secs: self.wait.as_secs(),
+                ice: self.ice.clone(),
             },
         };
         Ok(serde_json::to_vec(&heritage)?)

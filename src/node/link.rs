@@ -38,10 +38,18 @@ impl Handler<NodeLink> for Answers {
                 action,
                 wait_ms,
             } => act(supervisor, server, action, Duration::from_millis(wait_ms)).await,
-            Request::Register { server, .. } => Err(Refusal::new(
-                RefusalKind::Failed,
-                format!("server {server} cannot register yet"),
-            )),
+            Request::Register { server, what, from } => {
+                let Some(actor) = supervisor.actor(&server) else {
+                    let mut refusal = unknown(&server);
+                    if !supervisor.context().board.is_up() {
+                        // A node that has just been started may not have been told of it yet.
+                        refusal.kind = RefusalKind::Unavailable;
+                    }
+                    return Err(refusal);
+                };
+                let outcome = actor.register(what, from).await?;
+                Ok(Reply::Registered { outcome })
+            }
             Request::Blitz { server, request } => {
                 let context = supervisor.context();
                 if context.board.get(&server).is_none() {

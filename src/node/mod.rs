@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -117,6 +117,8 @@ pub(crate) struct Context {
     pub(crate) logs: PathBuf,
     pub(crate) run: RunDir,
     pub(crate) facts: NodeFacts,
+    /// The locator of the registry, for servers that have none of their own; `None` where nothing can be registered.
+    pub(crate) locator: Mutex<Option<String>>,
     pub(crate) reaper: Reaper,
     pub(crate) boot_id: String,
     pub(crate) env: BTreeMap<OsString, OsString>,
@@ -137,6 +139,12 @@ impl Context {
     /// Returns a server's own directory.
     pub(crate) fn server_dir(&self, id: &ServerId) -> PathBuf {
         self.servers_dir().join(id.as_str())
+    }
+
+    /// Returns the registry's locator; `None` where nothing can be registered.
+    pub(crate) fn locator(&self) -> Option<String> {
+        let locator = self.locator.lock();
+        locator.unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -245,6 +253,7 @@ async fn start(options: &Options, left: Option<upgrade::Left>) -> Result<Node, N
             data_dir: home.to_string_lossy().into_owned(),
             ..NodeFacts::default()
         },
+        locator: Mutex::default(),
         boot_id: process::boot_id().map_err(kernel("read the boot id"))?,
         env: std::env::vars_os()
             .filter(|(name, _)| !server::launch::is_private(name))

@@ -128,6 +128,12 @@ impl Supervisor {
         } else {
             BTreeMap::new()
         };
+        // For processes that are started from now on; those that run have theirs in their configuration.
+        *self
+            .context
+            .locator
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = assignment.locator;
         let wanted: BTreeSet<ServerId> = assignment.servers.iter().map(|s| s.id.clone()).collect();
         let to_run = assignment
             .servers
@@ -388,6 +394,10 @@ fn living(record: &Record, marks: &[Marked]) -> Option<Marked> {
 
 fn complete(record: Record, process: Marked) -> Record {
     let same = record.process.as_ref() == Some(&process.process);
+    let mut record = record;
+    if record.instance != process.instance {
+        record.forget_registrations();
+    }
     Record {
         instance: process.instance,
         started_ms: if same {

@@ -5,9 +5,13 @@ use std::time::Duration;
 use tokio::sync::MutexGuard;
 
 use super::*;
-use crate::descriptor::ServerDescriptor;
-use crate::ipc::message::node::{Action, Goal, ServerReport};
+use crate::descriptor::{AdapterDescriptor, ServerDescriptor};
+use crate::ipc::message::node::{
+    Action, Goal, Registered, Registration, Reply, Request, ServerReport,
+};
+use crate::ipc::{Handler as _, Hello, Peer, Role};
 use crate::model::{ExitStatus, FailureCause, ServerState};
+use crate::node::link::Answers;
 use crate::node::{Options, start};
 
 /// How long a test waits for something that has to happen.
@@ -56,11 +60,16 @@ impl Node {
     }
 
     async fn configure(&self, generation: u64, servers: Vec<Assigned>) {
+        self.configure_with(generation, servers, None).await;
+    }
+
+    /// Configures a node whose registry has a locator, or none.
+    async fn configure_with(&self, generation: u64, servers: Vec<Assigned>, locator: Option<&str>) {
         let assignment = Assignment {
             generation,
             servers,
             not_ready_elsewhere: Vec::new(),
-            locator: None,
+            locator: locator.map(str::to_owned),
         };
         self.node.supervisor.configure(assignment).await.unwrap();
     }
@@ -87,6 +96,28 @@ impl Node {
     async fn active(&self, id: &str) -> ServerReport {
         self.until(id, |report| report.state == ServerState::Active)
             .await
+    }
+
+    /// Registers as a master does that was called by the process `from`.
+    async fn register(&self, id: &str, what: Registration, from: Option<u32>) -> Registered {
+        let request = Request::Register {
+            server: id.parse().unwrap(),
+            what,
+            from,
+        };
+        match self.ask(request).await.unwrap() {
+            Reply::Registered { outcome } => outcome,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn ask(&self, request: Request) -> Result<Reply, Refusal> {
+        let answers = Arc::new(Answers(self.node.supervisor.clone()));
+        let peer = Arc::new(Peer {
+            hello: Hello::new(Role::Master, "test"),
+            uid: 0,
+        });
+        answers.handle(peer, request).await
     }
 
     async fn act(&self, id: &str, action: Action) -> Result<(), Refusal> {
@@ -268,4 +299,211 @@ async fn a_server_that_ignores_term_is_killed_and_what_hides_is_found_at_the_end
     assert!(begun.elapsed() >= Duration::from_secs(2));
     assert!(process::stat(hidden).is_none_or(|stat| !stat.is_alive()));
     assert!(node.node.supervisor.marked().is_empty());
+}
+
+const LOCATOR: &str = "IceGrid/Locator:tcp -h 127.0.0.1 -p 4061";
+
+fn adapter(id: &str, server_lifetime: bool) -> AdapterDescriptor {
+    AdapterDescriptor {
+        name: id.to_owned(),
+        id: id.to_owned(),
+        server_lifetime,
+        ..AdapterDescriptor::default()
+    }
+}
+
+/// A server with an adapter of its lifetime and one besides.
+fn ice_server(id: &str, script: &str) -> Assigned {
+    let mut assigned = server(id, script);
+    assigned.descriptor.adapters = vec![adapter("A", true), adapter("B", false)];
+    assigned
+}
+
+fn listens(adapter: &str, port: Option<u16>) -> Registration {
+    Registration::Adapter {
+        adapter: adapter.to_owned(),
+        proxy: port.map(|port| format!("dummy -t -e 1.1:tcp -h 127.0.0.1 -p {port} -t 60000")),
+    }
+}
+
+fn process_at(port: u16) -> Registration {
+    Registration::Process {
+        proxy: Some(format!(
+            "x/admin -f Process -t -e 1.1:tcp -h 127.0.0.1 -p {port}"
+        )),
+    }
+}
+
+#[tokio::test]
+async fn an_ice_server_is_active_when_it_has_registered_and_not_before() {
+    let node = Node::new().await;
+    let assigned = with(ice_server("S", SLEEP), "omero.grid.ready", "1");
+    node.configure_with(1, vec![assigned.clone(), server("P", SLEEP)], Some(LOCATOR))
+        .await;
+    // A plain program is not concerned.
+    node.active("P").await;
+    let pid = node.until("S", |r| r.pid.is_some()).await.pid;
+    let config = node.dir.path().join("var/n/servers/S/config/config");
+    let config = std::fs::read_to_string(config).unwrap();
+    assert!(
+        config.contains(&format!("\nIce.Default.Locator={LOCATOR}\n")),
+        "{config}"
+    );
+
+    assert_eq!(
+        node.register("S", listens("A", Some(1)), pid).await,
+        Registered::Taken
+    );
+    assert_eq!(
+        node.register("S", listens("C", Some(1)), pid).await,
+        Registered::NoSuchAdapter
+    );
+    // Not active yet, it may still choose.
+    assert_eq!(
+        node.register("S", listens("A", Some(2)), pid).await,
+        Registered::Taken
+    );
+    let report = node.until("S", |_| true).await;
+    assert_eq!(
+        (report.state, report.adapters.len()),
+        (ServerState::Activating, 1)
+    );
+    assert_eq!(
+        node.register("S", process_at(3), pid).await,
+        Registered::Taken
+    );
+    let report = node.active("S").await;
+    assert!(report.ready_after_ms.is_some());
+    assert!(report.adapters["A"].contains("-p 2") && report.process.unwrap().contains("-p 3"));
+
+    assert_eq!(
+        node.register("S", listens("A", Some(2)), pid).await,
+        Registered::Taken
+    );
+    assert_eq!(
+        node.register("S", listens("A", Some(4)), pid).await,
+        Registered::AlreadyActive
+    );
+    assert_eq!(
+        node.register("S", listens("B", Some(5)), None).await,
+        Registered::Taken
+    );
+    assert_eq!(
+        node.register("S", listens("B", None), pid).await,
+        Registered::Taken
+    );
+    assert_eq!(node.active("S").await.adapters.len(), 1);
+    let request = Request::Register {
+        server: "X".parse().unwrap(),
+        what: process_at(3),
+        from: None,
+    };
+    assert_eq!(
+        node.ask(request).await.unwrap_err().kind,
+        RefusalKind::NotFound
+    );
+
+    // Another locator alone restarts nothing, and none at all does not either.
+    node.configure_with(2, vec![assigned.clone()], Some("L:tcp -h h -p 1"))
+        .await;
+    node.configure_with(3, vec![assigned], None).await;
+    assert_eq!(node.active("S").await.pid, pid);
+    // It sleeps, and so does not hear: a signal ends it.
+    node.act("S", Action::Stop).await.unwrap();
+    let report = node.until("S", |r| r.state == ServerState::Inactive).await;
+    assert_eq!((report.adapters.len(), report.process), (0, None));
+    assert_eq!(
+        node.register("S", listens("A", Some(1)), pid).await,
+        Registered::Stale
+    );
+    // Without a registry it could not register.
+    node.act("S", Action::Start).await.unwrap();
+    node.node.supervisor.stop_all().await;
+}
+
+#[tokio::test]
+async fn what_another_process_says_changes_nothing() {
+    let node = Node::new().await;
+    // Both belong to it: the child by its mark and its descent, the other one by its mark alone.
+    let script = "(setsid sleep 1001 &) ; sleep 1002 & exec sleep 1000";
+    let assigned = || vec![ice_server("S", script)];
+    node.configure_with(1, assigned(), Some(LOCATOR)).await;
+    let old = node.until("S", |r| r.pid.is_some()).await.pid;
+    node.register("S", listens("A", Some(1)), old).await;
+    node.register("S", process_at(1), old).await;
+    node.active("S").await;
+    let stranger = std::process::id();
+    assert_eq!(
+        node.register("S", listens("A", None), Some(stranger)).await,
+        Registered::Stale
+    );
+
+    process::signal_group(old.unwrap(), 9).unwrap();
+    let new = node.until("S", |r| r.pid.is_some() && r.pid != old).await;
+    assert_eq!(
+        (new.state, new.adapters.len()),
+        (ServerState::Activating, 0)
+    );
+    let children = || -> Vec<u32> {
+        let table = Table::read().unwrap();
+        marks::carriers(&table, &node.node.context.dir)
+            .map(|(stat, _)| stat.pid)
+            .filter(|pid| Some(*pid) != new.pid)
+            .collect()
+    };
+    while children().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for pid in children() {
+        let outcome = node.register("S", listens("A", Some(2)), Some(pid)).await;
+        assert_eq!(outcome, Registered::Taken);
+    }
+    node.register("S", process_at(2), new.pid).await;
+    node.active("S").await;
+    // Late messages: the old process has ended, whether its pid is known or not.
+    for from in [old, None] {
+        assert_eq!(
+            node.register("S", listens("A", None), from).await,
+            Registered::Stale
+        );
+    }
+    assert_eq!(node.active("S").await.adapters.len(), 1);
+    node.node.supervisor.stop_all().await;
+}
+
+#[tokio::test]
+async fn what_was_registered_outlives_the_node() {
+    let node = Node::new().await;
+    let assigned = || vec![ice_server("S", SLEEP), ice_server("T", SLEEP)];
+    node.configure_with(1, assigned(), Some(LOCATOR)).await;
+    let pid = node.until("S", |r| r.pid.is_some()).await.pid;
+    let other = node.until("T", |r| r.pid.is_some()).await.pid;
+    node.register("S", listens("A", Some(1)), pid).await;
+    node.register("T", listens("A", Some(2)), other).await;
+    node.register("T", process_at(2), other).await;
+    let before = node.active("T").await;
+    let node = node.die().await;
+    node.configure_with(1, assigned(), Some(LOCATOR)).await;
+    let after = node.active("T").await;
+    assert_eq!(
+        (after.pid, after.adapters, after.process),
+        (before.pid, before.adapters, before.process)
+    );
+    // What is missing comes after the death of the node.
+    let report = node.until("S", |r| r.pid == pid).await;
+    assert_eq!(
+        (report.state, report.adapters.len()),
+        (ServerState::Activating, 1)
+    );
+    node.register("S", process_at(1), pid).await;
+    node.active("S").await;
+    // One that takes an adapter back ends by itself, and is made to.
+    node.register("S", listens("A", None), pid).await;
+    let report = node
+        .until("S", |r| r.state == ServerState::Deactivating)
+        .await;
+    assert_eq!((report.pid, report.adapters.len()), (pid, 0));
+    let again = node.until("S", |r| r.pid.is_some() && r.pid != pid).await;
+    assert_eq!(again.last_exit.unwrap().0, ExitStatus::Unknown);
+    node.node.supervisor.stop_all().await;
 }

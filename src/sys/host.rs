@@ -63,6 +63,16 @@ impl Load {
     }
 }
 
+/// Returns how many processor sockets this host has; 1 where the kernel does not say.
+pub fn sockets() -> i32 {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let ids: std::collections::BTreeSet<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("physical id"))
+        .collect();
+    i32::try_from(ids.len().max(1)).unwrap_or(1)
+}
+
 fn averages(text: &str) -> Option<[f64; 3]> {
     let mut numbers = text.split_whitespace().map(|word| {
         let number: Option<f64> = word.parse().ok();

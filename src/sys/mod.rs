@@ -46,5 +46,6 @@ pub mod spawn;
 pub mod stdio;
 #[expect(unsafe_code, reason = "a descriptor is inherited by its number")]
 pub mod successor;
+pub mod tcp;
 pub mod user;
 pub mod watch;

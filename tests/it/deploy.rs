@@ -1,6 +1,9 @@
 //! `deploy` and `reload`: only what changed is restarted, and no session is ended unasked (invariant 4).
 
 use nix::sys::signal::Signal;
+use omero_grid::descriptor;
+use omero_grid::ipc::message::client::{ClientLink, DeployMode, DescriptorSource, Reply, Request};
+use omero_grid::ipc::{Address, Client, Hello, Role, RunDir};
 use serde_json::{Value, json};
 
 use crate::harness::{Grid, Server, alive, application, blitz, kill, marked, node, sleeper};
@@ -326,4 +329,55 @@ fn unknown_names_get_the_near_miss() {
         .exits(2)
         .says(&["choose one of start, stop"]);
     grid.run("logs nothing").exits(3);
+}
+
+/// Reads a descriptor as a tool of IceGrid's does, which sends what it says rather than where it is.
+fn described(grid: &Grid, name: &str) -> DescriptorSource {
+    let request = descriptor::Request {
+        file: grid.path(name),
+        ..descriptor::Request::default()
+    };
+    let loaded = descriptor::load(&descriptor::Disk, &request).unwrap();
+    DescriptorSource::of(loaded.definition, "tool")
+}
+
+#[test]
+fn an_application_of_no_file_is_deployed_and_outlives_the_master() {
+    let grid = Grid::new(&application(&[node("n", &[sleeper("a")])]));
+    grid.start();
+    written(&grid, "new.xml", &[sleeper("a"), sleeper("b")]);
+    let source = described(&grid, "new.xml");
+    std::fs::remove_file(grid.path("new.xml")).unwrap();
+    let socket = RunDir::find(grid.dir()).unwrap().socket(Address::Master);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let reply = runtime.block_on(async {
+        let me = Hello::new(Role::Client, "deploy");
+        let (client, ..) = Client::<ClientLink>::connect(&socket, &me).await.unwrap();
+        let deploy = Request::Deploy {
+            source,
+            dry_run: false,
+            mode: DeployMode::Careful,
+        };
+        client.call(&deploy).await.unwrap()
+    });
+    let Reply::Deployed(report) = reply else {
+        panic!("{reply:?}");
+    };
+    assert_eq!(report.changes.len(), 1);
+    grid.wait_state("b", "Active");
+    let shown = &grid.status()["applications"][0];
+    assert_eq!(shown["descriptor"], "tool");
+    assert!(shown["source"].get("definition").is_none());
+    // What was not said anew stays as it was said.
+    let pid = grid.pid("b");
+    grid.run("reload").ok();
+    grid.kill9(grid.master_pid());
+    grid.run("start").ok();
+    assert_eq!(grid.pid("b"), pid);
+    grid.run("restart").ok();
+    grid.wait_state("b", "Active");
+    assert_eq!(grid.status()["applications"][0]["descriptor"], "tool");
 }

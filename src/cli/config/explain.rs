@@ -209,7 +209,9 @@ async fn sources(context: &Context) -> Result<Vec<DescriptorSource>, Failure> {
     match context.grid().await {
         Ok(grid) => {
             let (_, status) = grid.status().await?;
-            Ok(status.applications.into_iter().map(|a| a.source).collect())
+            let sources = status.applications.into_iter().map(|a| a.source);
+            // What came over Ice is not said again.
+            Ok(sources.filter(DescriptorSource::is_file).collect())
         }
         Err(failure) if failure.code == code::NOT_THERE => {
             let path = config::site::default_descriptor(context.paths.dir());

@@ -320,10 +320,9 @@ pub(super) fn servers(
                 Change::Added { .. } => "added",
                 Change::Removed { .. } => "removed",
                 Change::Moved { .. } => "moved (restart required)",
-                Change::Changed { .. } => "updated (restart required)",
-                Change::PropertiesOnly { .. } | Change::DescriptionOnly => {
-                    "updated (no restart required)"
-                }
+                Change::PropertiesOnly { .. } => "properties updated (no restart required)",
+                // IceGrid restarts for a description too.
+                Change::Changed { .. } | Change::DescriptionOnly => "updated (restart required)",
             };
             out.line(format!("server `{}': {what}", change.server));
         }

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use self::options::Options;
 use self::run::{Console, Outcome};
 use crate::config::{Properties, ice};
-use crate::ice::net::Settings;
+use crate::ice::net::{Settings, Tls, TlsSettings};
 use crate::ice::{Address, Endpoint, Identity, Proxy, Reference};
 use crate::icegrid::client::{self, Access, Admin, ConnectError, Fault, Raised};
 use crate::telemetry::chain;
@@ -97,6 +97,11 @@ async fn session(program: &str, options: Options, properties: &Properties) -> Ex
     };
     let admin = match Admin::connect(access).await {
         Ok(admin) => admin,
+        // Said where results are, and without the program's name, as scripts know it.
+        Err(ConnectError::Refused(Fault::Raised(Raised::PermissionDenied(reason)))) => {
+            let _ = writeln!(std::io::stdout(), "permission denied:\n{reason}");
+            return ExitCode::FAILURE;
+        }
         Err(error) => return failed(&mut err, program, &refused(error)),
     };
     let well = carry_out(&admin, &options).await;
@@ -114,9 +119,6 @@ fn refused(error: ConnectError) -> String {
         }
         ConnectError::NotIceGrid => "the configured locator is not an IceGrid locator".to_owned(),
         ConnectError::NoReplica(_) => error.to_string(),
-        ConnectError::Refused(Fault::Raised(Raised::PermissionDenied(reason))) => {
-            format!("permission denied:\n{reason}")
-        }
         ConnectError::Refused(fault) => {
             format!("could not create admin session:\n{}", chain(&fault))
         }
@@ -183,6 +185,14 @@ fn settings(properties: &Properties) -> Result<Settings, String> {
         if size > 0 {
             settings.message_max = size.saturating_mul(1024);
         }
+    }
+    if properties
+        .iter()
+        .any(|(name, _)| name.starts_with("IceSSL."))
+    {
+        let tls = TlsSettings::of(|name| properties.get(name).map(str::to_owned));
+        let tls = tls.and_then(|settings| Tls::new(&settings));
+        settings.tls = tls.map_err(|error| chain(&error))?;
     }
     Ok(settings)
 }

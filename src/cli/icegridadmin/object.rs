@@ -4,7 +4,7 @@ use super::fault::CommandError;
 use super::output::Output;
 use super::run::{Console, Result, list};
 use crate::ice::{Identity, Mode, Proxy};
-use crate::icegrid::client::Admin;
+use crate::icegrid::client::{Admin, Fault};
 use crate::icegrid::types::*;
 
 /// Writes a proxy, and no proxy, as icegridadmin does.
@@ -40,19 +40,14 @@ pub(super) async fn remove_adapter(admin: &Admin, id: &str) -> Result<()> {
 
 pub(super) async fn add(admin: &Admin, proxy: &str, class: Option<&str>) -> Result<()> {
     let proxy: Proxy = proxy.parse()?;
-    Ok(match class {
+    let done: std::result::Result<(), Fault> = match class {
         Some(class) => {
             let params = (Some(proxy), class);
-            admin
-                .call("addObjectWithType", Mode::Normal, params)
-                .await?
+            admin.call("addObjectWithType", Mode::Normal, params).await
         }
-        None => {
-            admin
-                .call("addObject", Mode::Normal, (Some(proxy),))
-                .await?
-        }
-    })
+        None => admin.call("addObject", Mode::Normal, (Some(proxy),)).await,
+    };
+    Ok(done?)
 }
 
 pub(super) async fn remove(admin: &Admin, identity: &str) -> Result<()> {

@@ -102,8 +102,7 @@ impl Options {
                 options.files.push(argument.clone());
                 continue;
             };
-            let mut chars = letters.char_indices();
-            while let Some((at, letter)) = chars.next() {
+            for (at, letter) in letters.char_indices() {
                 let has = |table: &[(char, &str)]| table.iter().any(|(known, _)| *known == letter);
                 if has(FLAGS) {
                     options.flag(letter);

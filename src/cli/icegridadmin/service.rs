@@ -67,10 +67,10 @@ pub(super) async fn change(admin: &Admin, id: &str, name: &str, operation: &str)
         Fault::Raised(Raised::Other(id)) => match id.as_str() {
             "::IceBox::NoSuchServiceException" => not_found(name),
             "::IceBox::AlreadyStartedException" => {
-                CommandError::new("the service is already running")
+                CommandError::new(format!("the service `{name}' is already started"))
             }
             "::IceBox::AlreadyStoppedException" => {
-                CommandError::new("the service is already stopped")
+                CommandError::new(format!("the service `{name}' is already stopped"))
             }
             _ => Fault::Raised(Raised::Other(id)).into(),
         },

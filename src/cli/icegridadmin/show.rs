@@ -136,7 +136,7 @@ pub(super) async fn show(
         _ if whose == Whose::Server => "Log",
         _ => {
             return Err(CommandError::new(format!(
-                "invalid log filename `{what}'\n(`{noun} show help' for more info)"
+                "invalid {noun} log filename `{what}'"
             )));
         }
     };

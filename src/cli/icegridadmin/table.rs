@@ -118,6 +118,9 @@ impl Entry {
                 format!("requires {}", number(n))
             }
             Arity::AtLeast(n) if count < n => format!("requires at least {}", number(n)),
+            Arity::AtMostOne if count > 1 && self.name == "node sockets" => {
+                "requires no more than one argument".to_owned()
+            }
             Arity::AtMostOne if count > 1 => "requires at most one argument".to_owned(),
             Arity::OneOrTwo if !(1..=2).contains(&count) => {
                 "requires one or two arguments".to_owned()

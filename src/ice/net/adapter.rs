@@ -155,7 +155,7 @@ impl Adapter {
             let has_place = connections.len() < self.settings.connections_max;
             tokio::select! {
                 // Cancel safe: `wait_for` and `join_next_with_id` only read; what was accepted is returned at once.
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = async { drop(stop.wait_for(|stop| *stop).await) } => break,
                 Some(ended) = tasks.join_next_with_id() => {
                     let id = match ended {
                         Ok((id, ())) => id,

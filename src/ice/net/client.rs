@@ -213,7 +213,8 @@ impl Client {
     }
 
     async fn open(&self, endpoint: &Endpoint) -> Result<Connection, ConnectError> {
-        let connect = async {
+        // In a box: connecting is rare, and what it needs would make every call's future large.
+        let connect = Box::pin(async {
             let inner = &self.inner;
             let settings = &inner.settings;
             let dispatcher = settings.dispatcher.clone();
@@ -234,7 +235,7 @@ impl Client {
             }
             open.insert(endpoint.clone(), connection.clone());
             Ok(connection)
-        };
+        });
         self.inner.opening.join(endpoint, connect).await
     }
 
@@ -272,3 +273,7 @@ async fn answer(
         }
     }
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

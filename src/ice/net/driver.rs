@@ -10,9 +10,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{debug, error, trace};
@@ -35,6 +36,9 @@ const READ_MOST: usize = 64 * 1024;
 
 /// Buffers of more than this are given back as soon as they are empty.
 const KEEP: usize = 256 * 1024;
+
+/// How long the goodbye of TLS may take.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Which side this is of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,12 +76,18 @@ pub(super) struct Driver<S> {
     inbound: BytesMut,
     /// How much is wanted at least by the next read.
     wanted: usize,
+    /// How much room reads have had use for.
+    room: usize,
+    /// Something was read since the buffers were last given back.
+    used: bool,
     out: Writer,
     /// How much of `out` is written.
     written: usize,
     /// What is written has to be flushed.
     unflushed: bool,
     work: JoinSet<Finished>,
+    /// A batch of which requests from this one on are not begun, for want of room.
+    batch: Option<(Bytes, usize)>,
     /// The ids of requests that are worked on.
     under_way: HashSet<i32>,
     timers: Timers,
@@ -113,11 +123,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             settings,
             dispatcher,
             inbound: BytesMut::new(),
-            wanted: 0,
+            wanted: READ_LEAST,
+            room: READ_LEAST,
+            used: false,
             out,
             written: 0,
             unflushed: false,
             work: JoinSet::new(),
+            batch: None,
             under_way: HashSet::new(),
             closing: false,
             close_sent: false,
@@ -134,14 +147,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         self.shared.end(&why);
         let Self {
-            stream,
+            mut stream,
             mut work,
             inbound,
             out,
             life,
             ..
         } = self;
-        drop((stream, inbound, out, life));
+        drop((inbound, out, life));
+        if matches!(why, Ended::ByPeer | Ended::ByUs) {
+            // TLS says goodbye too. Who does not hear it has missed nothing.
+            let _ = tokio::time::timeout(GOODBYE, stream.shutdown()).await;
+        }
+        drop(stream);
         // What was begun is carried through, though nobody hears of it.
         while work.join_next().await.is_some() {}
     }
@@ -222,11 +240,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     fn process(&mut self) -> Result<(), Ended> {
         while self.has_room() {
+            if let Some((frame, begun)) = self.batch.take() {
+                self.batch(&frame, begun)?;
+                continue;
+            }
             let Some(size) = self.complete()? else { break };
             let frame = self.inbound.split_to(size).freeze();
             let (message, compression) =
                 Message::decode(&frame, self.settings.message_max).map_err(Ended::Protocol)?;
             self.message(&message, compression, &frame)?;
+            if size > KEEP && self.inbound.is_empty() {
+                self.inbound = BytesMut::new();
+            }
         }
         Ok(())
     }
@@ -234,7 +259,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Returns the size of the first message if all of it is there; otherwise says how much is wanted.
     fn complete(&mut self) -> Result<Option<usize>, Ended> {
         let Some(head) = self.inbound.first_chunk::<HEADER>() else {
-            self.wanted = READ_LEAST;
+            self.wanted = self.room;
             return Ok(None);
         };
         let header = Header::parse(head, self.settings.message_max).map_err(Ended::Protocol)?;
@@ -243,7 +268,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         // The room grows with what has come, whatever is claimed.
         let missing = header.size - self.inbound.len();
-        self.wanted = missing.min(self.inbound.len().max(READ_MOST));
+        self.wanted = missing.min(self.inbound.len().max(self.room));
         Ok(None)
     }
 
@@ -255,9 +280,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     ) -> Result<(), Ended> {
         match message {
             Message::Request(request) => self.request(request, compression, frame),
-            Message::Batch(requests) => requests
-                .iter()
-                .try_for_each(|request| self.request(request, compression, frame)),
+            Message::Batch(requests) => self.requests(requests, 0, frame),
             Message::Reply(reply) => {
                 let answer = Answer::of(&reply.outcome, frame);
                 match self.shared.lock().answered(reply.id, answer) {
@@ -277,6 +300,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 self.message(&message, Compression::Yes, &frame)
             }
         }
+    }
+
+    /// Goes on with a batch. It is decoded again, so that nothing but its bytes is kept meanwhile.
+    fn batch(&mut self, frame: &Bytes, begun: usize) -> Result<(), Ended> {
+        let max = self.settings.message_max;
+        match Message::decode(frame, max).map_err(Ended::Protocol)?.0 {
+            Message::Batch(requests) => self.requests(&requests, begun, frame),
+            _ => Ok(()),
+        }
+    }
+
+    fn requests(
+        &mut self,
+        requests: &[Request<'_>],
+        begun: usize,
+        frame: &Bytes,
+    ) -> Result<(), Ended> {
+        for (at, request) in requests.iter().enumerate().skip(begun) {
+            if !self.has_room() {
+                self.batch = Some((frame.clone(), at));
+                break;
+            }
+            self.request(request, Compression::No, frame)?;
+        }
+        Ok(())
     }
 
     fn request(
@@ -390,9 +438,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 false => Ended::Lost,
             }),
             Event::Read(Ok(count)) => {
+                self.used = true;
+                if count >= self.room {
+                    self.room = (self.room * 2).min(READ_MOST);
+                }
                 self.timers.received(count);
                 Ok(())
             }
+            Event::Wrote(Ok(0)) => Err(Ended::Lost),
             Event::Wrote(Ok(count)) => {
                 self.written += count;
                 self.unflushed = true;
@@ -443,10 +496,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let (waiting, waiting_since) = self.shared.lock().waiting();
         Due {
             partial: !self.inbound.is_empty() && self.has_room(),
-            unwritten: self.written < self.out.bytes().len(),
+            unwritten: self.written < self.out.bytes().len() || self.unflushed,
             dispatching: !self.work.is_empty(),
             waiting_since: waiting_since.filter(|_| waiting > 0),
-            buffers: self.inbound.capacity() > READ_LEAST || self.out.capacity() > READ_LEAST,
+            buffers: self.used || self.out.capacity() > READ_LEAST,
         }
     }
 
@@ -469,6 +522,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             self.connection.begin_close();
         }
         if shrink {
+            self.used = false;
+            self.room = READ_LEAST;
             if self.inbound.is_empty() {
                 self.inbound = BytesMut::new();
             }
@@ -502,3 +557,7 @@ async fn carry_out(mut work: Work, id: i32, compression: Compression) -> Finishe
 fn panicked() -> Answer {
     Answer::Unknown(7, "the server failed".to_owned())
 }
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

@@ -134,7 +134,9 @@ impl Locator {
         if let Some((_, place)) = remembered {
             return Ok((place, true));
         }
-        let place = self.flights.join(&key, self.ask(client, &key)).await?;
+        // In a box: most of what is looked up is remembered.
+        let asking = Box::pin(self.ask(client, &key));
+        let place = self.flights.join(&key, asking).await?;
         Ok((place, false))
     }
 

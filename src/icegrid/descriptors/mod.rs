@@ -7,8 +7,10 @@ mod error;
 mod read;
 #[cfg(test)]
 mod tests;
+mod update;
 mod write;
 
 pub use error::DescriptorError;
 pub use read::application_from_slice;
+pub use update::{difference, instantiate_server, update_application};
 pub use write::{application_to_slice, server_to_slice};

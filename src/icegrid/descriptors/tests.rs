@@ -210,3 +210,97 @@ fn few_bytes_that_mean_many_are_refused() {
     application.name = "a\0b".to_owned();
     assert!(refusal(&application, &objects).contains("NUL"));
 }
+
+/// Changes the old application into the new one over Slice, and says what was sent.
+fn updated(old: &Application, new: &Application) -> (Application, ApplicationUpdateDescriptor) {
+    let mut objects = Objects::default();
+    let update = difference(old, new, &mut objects);
+    let (update, objects) = sent(&update, objects);
+    (update_application(old, &update, &objects).unwrap(), update)
+}
+
+#[test]
+fn an_update_has_what_differs_and_no_more() {
+    let old = written(EVERYTHING);
+    let (same, update) = updated(&old, &old);
+    let nothing = ApplicationUpdateDescriptor {
+        name: "A".to_owned(),
+        ..ApplicationUpdateDescriptor::default()
+    };
+    assert_eq!((same, update), (old.clone(), nothing));
+    let xml = EVERYTHING
+        .replace("of all", "of most")
+        .replace(r#"<variable name="v" value="${x}"/>"#, "")
+        .replace("value=\"${v}\"", "value=\"${x}\"")
+        .replace(r#"n-replicas="2""#, r#"n-replicas="3""#)
+        .replace(r#"<replica-group id="J" filter="f"/>"#, "")
+        .replace(r#"template="S" i="1""#, r#"template="S" i="1" j="2""#)
+        .replace(r#"id="plain""#, r#"id="other""#)
+        .replace(r#"<node name="n2"/>"#, r#"<node name="n3"/>"#);
+    let new = written(&xml);
+    let (after, update) = updated(&old, &new);
+    assert_eq!(after, new);
+    assert_eq!(update.remove_variables, ["v"]);
+    assert_eq!(update.remove_replica_groups, ["J"]);
+    assert_eq!(update.replica_groups.len(), 1);
+    assert!(update.distrib.is_nil() && !update.description.is_nil());
+    assert!(update.server_templates.is_empty());
+    assert_eq!(update.remove_nodes, ["n2"]);
+    let names: Vec<&str> = update.nodes.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(names, ["n1", "n3"]);
+    assert_eq!(update.nodes[0].remove_servers, ["plain"]);
+    assert_eq!(update.nodes[0].server_instances.len(), 1);
+    assert_eq!(updated(&new, &old).0, old);
+}
+
+#[test]
+fn a_server_is_removed_by_its_id_and_may_become_one_of_a_template() {
+    let old = written(EVERYTHING);
+    let node = |change: NodeUpdateDescriptor| ApplicationUpdateDescriptor {
+        name: "A".to_owned(),
+        nodes: vec![NodeUpdateDescriptor {
+            name: "n1".to_owned(),
+            ..change
+        }],
+        ..ApplicationUpdateDescriptor::default()
+    };
+    let removal = node(NodeUpdateDescriptor {
+        remove_servers: vec!["s1".to_owned(), "plain".to_owned(), "nobody".to_owned()],
+        ..NodeUpdateDescriptor::default()
+    });
+    let new = update_application(&old, &removal, &Objects::default()).unwrap();
+    let left = &new.nodes["n1"];
+    assert_eq!((left.server_instances.len(), left.servers.len()), (1, 0));
+    let mut objects = Objects::default();
+    let server = objects.add(ServerDescriptor {
+        id: "s1".to_owned(),
+        exe: "y".to_owned(),
+        ..ServerDescriptor::default()
+    });
+    let written_out = node(NodeUpdateDescriptor {
+        servers: vec![server],
+        ..NodeUpdateDescriptor::default()
+    });
+    let new = update_application(&old, &written_out, &objects).unwrap();
+    let left = &new.nodes["n1"];
+    assert_eq!((left.server_instances.len(), left.servers.len()), (1, 2));
+}
+
+#[test]
+fn an_instance_is_added_to_a_node_that_is_there() {
+    let old = written(EVERYTHING);
+    let instance = ServerInstanceDescriptor {
+        template: "S".to_owned(),
+        parameter_values: BTreeMap::from([("i".to_owned(), "9".to_owned())]),
+        property_set: PropertySetDescriptor::default(),
+        service_property_sets: BTreeMap::new(),
+    };
+    let new = instantiate_server(&old, "n2", &instance).unwrap();
+    let none: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
+    let deployment = expand_application(new, &none, &request())
+        .unwrap()
+        .deployment;
+    assert!(deployment.servers.contains_key(&"s9".parse().unwrap()));
+    let error = instantiate_server(&old, "n9", &instance).unwrap_err();
+    assert_eq!(error.exception().reason, "node `n9' doesn't exist");
+}

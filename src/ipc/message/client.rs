@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blitz;
 use super::node::{Action, ServerReport};
-use crate::descriptor;
+use crate::descriptor::{self, Application, Diagnostics, Loaded};
 use crate::ipc::Link;
 use crate::model::{NodeName, NodeState, ServerId, SessionId};
 
@@ -250,9 +250,55 @@ pub struct DescriptorSource {
     /// Variables given on the command line.
     #[serde(default)]
     pub overrides: Vec<(String, String)>,
+    /// The application itself, where it was described in no file; then there is no path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definition: Option<Box<Application>>,
 }
 
 impl DescriptorSource {
+    /// The source of an application that is described in no file, but by `shown`.
+    pub fn of(definition: Application, shown: impl Into<String>) -> Self {
+        Self {
+            shown: shown.into(),
+            definition: Some(Box::new(definition)),
+            ..Self::default()
+        }
+    }
+
+    /// Returns whether the application is described in a file.
+    pub fn is_file(&self) -> bool {
+        !self.path.as_os_str().is_empty()
+    }
+
+    /// Returns the source without the application itself, which may be large.
+    pub fn brief(&self) -> Self {
+        Self {
+            path: self.path.clone(),
+            shown: self.shown.clone(),
+            targets: self.targets.clone(),
+            overrides: self.overrides.clone(),
+            definition: None,
+        }
+    }
+
+    /// Reads, expands and checks the application.
+    ///
+    /// # Errors
+    ///
+    /// All faults that were found, with the warnings among them.
+    pub fn load(
+        &self,
+        files: &dyn descriptor::Source,
+        request: &descriptor::Request,
+    ) -> Result<Loaded, Diagnostics> {
+        match &self.definition {
+            Some(definition) => {
+                descriptor::expand_application((**definition).clone(), files, request)
+            }
+            None => descriptor::load(files, request),
+        }
+    }
+
     /// Returns the request that loads the descriptor.
     pub fn request(&self) -> descriptor::Request {
         descriptor::Request {
@@ -463,6 +509,9 @@ pub struct GridStatus {
     /// Whether the configuration on disk is the deployed one.
     #[serde(default)]
     pub configuration: ConfigurationStatus,
+    /// The registry's locator, where it listens: a written proxy.
+    #[serde(default)]
+    pub locator: Option<String>,
 }
 
 /// How the site's configuration on disk compares with the deployed one.

@@ -55,6 +55,9 @@ pub enum HeritageRole {
         started_ms: u64,
         /// How long systemd is asked to wait for the start, in seconds.
         wait_secs: u64,
+        /// Properties of the registry that were given to its start.
+        #[serde(default)]
+        ice: Vec<(String, String)>,
     },
     /// A node: what it has to run is its master's to say.
     Node {

@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 
 use super::Core;
 use crate::config::{self, Paths, ProfileError, SiteFiles, site};
-use crate::descriptor::{self, Diagnostics};
+use crate::descriptor::Diagnostics;
 use crate::ipc::message::client::{DeployMode, DeployReport, DescriptorSource};
+use crate::ipc::message::node::ServerReport;
 use crate::ipc::{Refusal, RefusalKind};
 use crate::master::allocation::Policy;
-use crate::master::desired::{Deployed, Desired};
+use crate::master::desired::{Deployed, Desired, History};
 use crate::master::plan::{self, DeployPlan, Liberty};
+use crate::model::ServerId;
+use crate::sys::clock;
 use crate::telemetry::chain;
 
 impl Core {
@@ -22,11 +25,21 @@ impl Core {
         uid: u32,
     ) -> Result<DeployReport, Refusal> {
         let command = format!("deploy {}", source.shown);
-        let liberty = match mode {
-            DeployMode::Careful => Liberty::Careful,
-            DeployMode::Now => Liberty::Now,
-            DeployMode::Rolling => Liberty::Hold,
-        };
+        let (fresh, warnings) = self.load(source).map_err(|error| refuse(&error))?;
+        let plan = self.plan(fresh, liberty(mode), &user(uid), true);
+        self.carry_through(plan, warnings, dry_run, mode, uid, &command)
+    }
+
+    /// Makes a plan durable, or refuses it.
+    pub(super) fn carry_through(
+        &mut self,
+        plan: DeployPlan,
+        warnings: Vec<String>,
+        dry_run: bool,
+        mode: DeployMode,
+        uid: u32,
+        command: &str,
+    ) -> Result<DeployReport, Refusal> {
         if mode == DeployMode::Rolling && self.desired.rollout.is_some() && !dry_run {
             return Err(Refusal::new(
                 RefusalKind::Refused,
@@ -34,10 +47,9 @@ impl Core {
             )
             .hint("`omero-grid status` shows it; `restart --rolling --abort` gives it up"));
         }
-        let (plan, warnings) = self.think_through(source, liberty)?;
         let DeployPlan {
             mut report,
-            changes,
+            mut changes,
             in_the_way,
         } = plan;
         report.warnings = warnings;
@@ -61,11 +73,10 @@ impl Core {
             .filter(|change| change.effect == "held")
             .map(|change| change.server.clone())
             .collect();
-        let mut changes = changes;
         if mode == DeployMode::Rolling && !held.is_empty() {
             changes.push(self.rollout_over(held, None));
         }
-        self.commit(changes, uid, &command)?;
+        self.commit(changes, uid, command)?;
         report.applied = true;
         Ok(report)
     }
@@ -81,7 +92,8 @@ impl Core {
         let mut changes = Vec::new();
         // All are read before any is changed: a bad file changes nothing.
         for source in sources {
-            let (plan, warnings) = self.think_through(source, Liberty::Hold)?;
+            let (fresh, warnings) = self.load(source).map_err(|error| refuse(&error))?;
+            let plan = self.plan(fresh, Liberty::Hold, &user(uid), false);
             changes.extend(plan.changes);
             reports.push(DeployReport {
                 warnings,
@@ -93,24 +105,52 @@ impl Core {
         Ok(reports)
     }
 
-    fn think_through(
+    pub(super) fn load(
         &self,
         source: DescriptorSource,
-        liberty: Liberty,
-    ) -> Result<(DeployPlan, Vec<String>), Refusal> {
-        let (fresh, warnings) =
-            load(source, &self.desired, self.paths.dir()).map_err(|error| refuse(&error))?;
-        let reports: BTreeMap<_, _> = self
-            .nodes
-            .values()
-            .flat_map(|node| &node.reports)
-            .map(|(id, report)| (id.clone(), report.clone()))
-            .collect();
-        Ok((
-            plan::deploy(&self.desired, fresh, &reports, liberty),
-            warnings,
-        ))
+    ) -> Result<(Deployed, Vec<String>), LoadError> {
+        load(source, &self.desired, self.paths.dir())
     }
+
+    /// Thinks through what was loaded. It counts as deployed anew if it differs, or in any case.
+    pub(super) fn plan(
+        &self,
+        mut fresh: Deployed,
+        liberty: Liberty,
+        by: &str,
+        in_any_case: bool,
+    ) -> DeployPlan {
+        let known = &self.desired.applications;
+        let known = known.get(&fresh.deployment.application);
+        if in_any_case || known.is_none_or(|known| known.differs(&fresh)) {
+            fresh.history.go_on(by, clock::now().wall_ms);
+        }
+        plan::deploy(&self.desired, fresh, &self.reports(), liberty)
+    }
+
+    /// Returns what the nodes say of their servers.
+    pub(super) fn reports(&self) -> BTreeMap<ServerId, ServerReport> {
+        let reports = self.nodes.values().flat_map(|node| &node.reports);
+        reports
+            .map(|(id, report)| (id.clone(), report.clone()))
+            .collect()
+    }
+}
+
+/// Returns what a deploy of this mode may do.
+pub(super) fn liberty(mode: DeployMode) -> Liberty {
+    match mode {
+        DeployMode::Careful => Liberty::Careful,
+        DeployMode::Now => Liberty::Now,
+        DeployMode::Rolling => Liberty::Hold,
+    }
+}
+
+/// Returns the name of a user of this host, or the number of one who has none.
+pub(crate) fn user(uid: u32) -> String {
+    let user = nix::unistd::User::from_uid(uid.into());
+    let name = user.ok().flatten().map(|user| user.name);
+    name.unwrap_or_else(|| uid.to_string())
 }
 
 /// A descriptor that cannot be deployed.
@@ -128,6 +168,19 @@ pub enum LoadError {
 }
 
 impl LoadError {
+    /// Returns the first fault in IceGrid's words, where it has any for it; else every fault.
+    pub(crate) fn reason(&self) -> String {
+        let faults = match self {
+            Self::Descriptor(diagnostics) => diagnostics.0.as_slice(),
+            Self::Policy(_) | Self::Configuration(_) => &[],
+        };
+        let mut faults = faults.iter().filter_map(|fault| fault.icegrid.as_ref());
+        match faults.next() {
+            Some(fault) => fault.reason.clone(),
+            None => self.in_full(),
+        }
+    }
+
     /// Returns every fault, with its place.
     pub(crate) fn in_full(&self) -> String {
         match self {
@@ -141,7 +194,7 @@ impl LoadError {
     }
 }
 
-/// Reads a descriptor beside what is deployed. Returns it, and the warnings about it.
+/// Reads a descriptor beside what is deployed. Returns it, and the warnings about it. Its history is that of what is deployed.
 pub(crate) fn load(
     source: DescriptorSource,
     desired: &Desired,
@@ -149,7 +202,9 @@ pub(crate) fn load(
 ) -> Result<(Deployed, Vec<String>), LoadError> {
     let mut request = source.request();
     request.profile = config::active_profile(omero_dir).map_err(LoadError::Configuration)?;
-    let loaded = descriptor::load(&SiteFiles, &request).map_err(LoadError::Descriptor)?;
+    let loaded = source
+        .load(&SiteFiles, &request)
+        .map_err(LoadError::Descriptor)?;
     // The other applications have to be known for the check of ids, and which they are follows from the name.
     let name = loaded.deployment.application.clone();
     let others: Vec<_> = desired
@@ -164,12 +219,12 @@ pub(crate) fn load(
         for other in others {
             request.others.add(&other.deployment);
         }
-        descriptor::load(&SiteFiles, &request).map_err(LoadError::Descriptor)?
+        source
+            .load(&SiteFiles, &request)
+            .map_err(LoadError::Descriptor)?
     };
-    let order = desired
-        .applications
-        .get(&name)
-        .map(|deployed| deployed.order);
+    let known = desired.applications.get(&name);
+    let order = known.map(|deployed| deployed.order);
     let last = desired
         .applications
         .values()
@@ -177,9 +232,11 @@ pub(crate) fn load(
         .max();
     let deployed = Deployed {
         order: order.unwrap_or_else(|| last.map_or(0, |last| last + 1)),
+        definition: source.definition.is_none().then_some(loaded.definition),
         source,
         deployment: loaded.deployment,
         profile: request.profile.unwrap_or_default(),
+        history: known.map_or_else(History::default, |known| known.history.clone()),
     };
     let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     let others = desired

@@ -3,6 +3,7 @@
 //! Commands are made durable here, orders to the nodes follow from them (`plan`), and news of the nodes become the
 //! published status. Whatever takes long — sessions, waiting for a server — is done by the handlers.
 
+mod applications;
 mod blitzes;
 mod deploy;
 mod drains;
@@ -39,9 +40,10 @@ use crate::sys::host::Host;
 use crate::sys::reaper::Reaper;
 use crate::telemetry::chain;
 
+pub(crate) use applications::{Edit, Edition};
 use blitzes::Presence;
 pub use deploy::LoadError;
-pub(super) use deploy::{builtin_descriptor, load};
+pub(super) use deploy::{builtin_descriptor, load, user};
 use drains::Outcome;
 pub(super) use status::wait_for;
 
@@ -57,6 +59,11 @@ pub(crate) enum Command {
         dry_run: bool,
         mode: DeployMode,
         uid: u32,
+        answer: Answer<DeployReport>,
+    },
+    /// Changes an application by what it is, not by its file.
+    Application {
+        edition: Edition,
         answer: Answer<DeployReport>,
     },
     Reload {
@@ -310,6 +317,7 @@ impl Core {
             } => {
                 drop(answer.send(self.deploy(source, dry_run, mode, uid)));
             }
+            Command::Application { edition, answer } => drop(answer.send(self.edit(edition))),
             Command::Reload { uid, answer } => drop(answer.send(self.reload(uid))),
             Command::Node {
                 node,

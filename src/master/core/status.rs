@@ -92,7 +92,7 @@ impl Core {
                     name: deployed.deployment.application.clone(),
                     descriptor: deployed.source.shown.clone(),
                     targets: deployed.source.targets.clone(),
-                    source: deployed.source.clone(),
+                    source: deployed.source.brief(),
                 })
                 .collect(),
             master: MasterStatus {
@@ -111,6 +111,7 @@ impl Core {
             drains: self.drain_status(),
             rollout: self.rollout_status(),
             configuration: self.configuration_status(),
+            locator: self.locator.clone(),
         }
     }
 

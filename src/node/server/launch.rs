@@ -12,7 +12,9 @@ use sha2::{Digest, Sha256};
 
 use super::record::Record;
 use super::sweep::Belongings;
-use crate::descriptor::{self, NodeStageError, Resolved, ServerDescriptor};
+use crate::descriptor::{
+    self, Expected, NodeFacts, NodeStageError, Ready, Resolved, ServerDescriptor,
+};
 use crate::model::{FailureCause, ServerId};
 use crate::node::Context;
 use crate::sys::clock::{self, Moment};
@@ -101,6 +103,8 @@ pub(crate) struct Launched {
     pub(crate) notify: NotifySocket,
     pub(crate) belongings: Belongings,
     pub(crate) started: Moment,
+    /// What it has to register.
+    pub(crate) expected: Expected,
     /// Sizes of output and error log before the run.
     pub(crate) offsets: (u64, u64),
 }
@@ -111,12 +115,11 @@ pub(crate) fn resolve(
     definition: &ServerDescriptor,
     application: &str,
 ) -> Result<Resolved, NodeStageError> {
-    descriptor::node_stage(
-        definition,
-        application,
-        context.name.as_str(),
-        &context.facts,
-    )
+    let facts = NodeFacts {
+        locator: context.locator(),
+        ..context.facts.clone()
+    };
+    descriptor::node_stage(definition, application, context.name.as_str(), &facts)
 }
 
 /// Returns a digest of all that a running process has from its definition.
@@ -179,6 +182,7 @@ pub(crate) fn launch(
     let mut record = Record {
         instance,
         fingerprint: fingerprint(definition),
+        registers: definition.ready(context.locator().is_some()) == Ready::Registered,
         ..Record::default()
     };
     let record_path = home.join("process.json");
@@ -237,6 +241,7 @@ pub(crate) fn launch(
         record,
         notify,
         started,
+        expected: server.expected(),
         offsets: (out.1, err.1),
     })
 }

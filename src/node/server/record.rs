@@ -1,7 +1,9 @@
 //! `servers/ID/process.json`: what a node needs to know of a server's process to adopt it.
 //!
-//! Only a cache: the mark in the process's environment is what counts, so that losing the file loses nothing but readiness and times.
+//! Only a cache: the mark in the process's environment is what counts, so that losing the file loses nothing but readiness, times and what an
+//! Ice server has registered.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
@@ -10,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::launch::write_private;
 use crate::sys::process::ProcessId;
 
-/// The largest record that is read, in bytes.
-const MAX_SIZE: u64 = 64 * 1024;
+/// The largest record that is written or read, in bytes.
+const MAX_SIZE: usize = 4 * 1024 * 1024;
 
 /// What is known of a server's last process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +35,15 @@ pub(crate) struct Record {
     /// Whether it ended with code 0 and is not to be started again for that (not `always`).
     #[serde(default)]
     pub(crate) finished: bool,
+    /// Whether what it registers makes it ready, and nothing else.
+    #[serde(default)]
+    pub(crate) registers: bool,
+    /// Where the adapters of the process listen (written proxies), by id.
+    #[serde(default)]
+    pub(crate) adapters: BTreeMap<String, String>,
+    /// Where the process can be asked to end (a written proxy).
+    #[serde(default)]
+    pub(crate) process_proxy: Option<String>,
 }
 
 impl Record {
@@ -41,14 +52,23 @@ impl Record {
         use std::io::Read as _;
         let mut bytes = Vec::new();
         let file = std::fs::File::open(path).ok()?;
-        file.take(MAX_SIZE).read_to_end(&mut bytes).ok()?;
+        file.take(MAX_SIZE as u64).read_to_end(&mut bytes).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 
     /// Puts the record in the place of the last one. Not synced: after a crash of the machine there are no processes.
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
         let bytes = serde_json::to_vec(self).map_err(io::Error::other)?;
+        if bytes.len() > MAX_SIZE {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         write_private(path, &bytes, None)
+    }
+
+    /// Forgets what the process has said of itself.
+    pub(crate) fn forget_registrations(&mut self) {
+        self.adapters.clear();
+        self.process_proxy = None;
     }
 }
 
@@ -65,6 +85,8 @@ mod tests {
             instance: "1a".to_owned(),
             process: ProcessId::of(std::process::id()),
             ready_after_ms: Some(7),
+            adapters: [("A".to_owned(), "dummy -t:tcp -h h -p 1".to_owned())].into(),
+            process_proxy: Some("a/admin -f Process:tcp -h h -p 1".to_owned()),
             ..Record::default()
         };
         record.write(&path).unwrap();
@@ -72,6 +94,12 @@ mod tests {
         std::fs::write(&path, "{\"instance\":").unwrap();
         assert_eq!(Record::read(&path), None);
         std::fs::write(&path, "{\"instance\":\"2\",\"new\":1}").unwrap();
+        assert_eq!(Record::read(&path).unwrap().instance, "2");
+        let vast = Record {
+            process_proxy: Some("x".repeat(MAX_SIZE)),
+            ..Record::default()
+        };
+        assert!(vast.write(&path).is_err());
         assert_eq!(Record::read(&path).unwrap().instance, "2");
     }
 }

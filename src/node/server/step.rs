@@ -45,6 +45,11 @@ pub(crate) enum Why {
     Asked,
     /// It was not ready in time.
     TimedOut(Try),
+    /// It took back what it had registered, as an Ice server does that ends by itself.
+    Withdrew {
+        /// When the process was started.
+        started: Instant,
+    },
     /// It ended by itself.
     Ended {
         /// How its run went.
@@ -76,7 +81,9 @@ pub(crate) enum Phase {
         ready_at: Option<Instant>,
         /// When it is too late to become ready.
         deadline: Instant,
-        /// Whether another node started it: then what it said may have been lost.
+        /// Whether what it registers makes it ready, and nothing else.
+        registers: bool,
+        /// Whether another node started it: then what it said may have been lost, but not what it registered.
         adopted: bool,
     },
     /// A process that is ready.
@@ -112,6 +119,8 @@ pub(crate) struct Server {
     pub(crate) desired: Desired,
     /// Whether all servers that have to be active before it are.
     pub(crate) clear: bool,
+    /// Whether its process has said where it can be asked to end.
+    pub(crate) askable: bool,
     /// Whether a server that is not `always` has done its work: it ended with code 0 after it was started by command.
     pub(crate) finished: bool,
     /// Whether it stays with this node.
@@ -147,6 +156,8 @@ pub(crate) enum Event {
         started: Instant,
         /// Whether it is known to be ready.
         ready: bool,
+        /// Whether it was started to be ready by what it registers, and that is known.
+        registers: bool,
     },
     /// The process of an earlier node is gone; something of it may be left.
     FoundDead,
@@ -156,6 +167,12 @@ pub(crate) enum Event {
     LaunchFailed,
     /// The process said that it is ready.
     Ready,
+    /// The process has registered all that it has to.
+    Registered,
+    /// The process took back something that it has to have registered.
+    Withdrew,
+    /// The process was asked to end as it wanted to be, and did not hear it.
+    Unheard,
     /// The process ended.
     Ended {
         /// Whether it exited with code 0.
@@ -172,7 +189,9 @@ pub(crate) enum Event {
 pub(crate) enum Effect {
     /// Start the process; answered at once by [`Event::Launched`] or [`Event::LaunchFailed`].
     Launch,
-    /// Ask the process, and all that belongs to it, to end.
+    /// Ask the process to end where it said that it can be asked; answered by [`Event::Unheard`] where that fails.
+    Ask,
+    /// Ask the process, and all that belongs to it, to end, by a signal.
     Terminate,
     /// Make the process, and all that belongs to it, end.
     Kill,
@@ -201,6 +220,7 @@ impl Server {
         Self {
             desired,
             clear: true,
+            askable: false,
             finished: false,
             leaving: Leaving::No,
             failures: 0,
@@ -221,9 +241,10 @@ impl Server {
                     (Leaving::No | Leaving::NodeStops, Why::TimedOut(_)) => {
                         ServerState::ActivationTimedOut
                     }
-                    (Leaving::No | Leaving::NodeStops, Why::Asked | Why::Ended { .. }) => {
-                        ServerState::Deactivating
-                    }
+                    (
+                        Leaving::No | Leaving::NodeStops,
+                        Why::Asked | Why::Withdrew { .. } | Why::Ended { .. },
+                    ) => ServerState::Deactivating,
                 }
             }
             Phase::Destroyed => ServerState::Destroyed,
@@ -298,7 +319,11 @@ impl Server {
 
     /// Asks a process to end.
     fn terminate(&mut self, why: Why, at: At, effects: &mut Vec<Effect>) {
-        effects.push(Effect::Terminate);
+        effects.push(if self.askable {
+            Effect::Ask
+        } else {
+            Effect::Terminate
+        });
         self.phase = Phase::Deactivating {
             kill_at: at.now + self.desired.deactivation_timeout,
             why,
@@ -314,6 +339,16 @@ impl Server {
             }
             Phase::Activating { .. } | Phase::Active { .. } if self.is_unwanted() => {
                 self.terminate(Why::Asked, at, effects);
+            }
+            // It ends already; that it does is no failure any more.
+            Phase::Deactivating {
+                kill_at,
+                why: Why::Withdrew { .. },
+            } if self.is_unwanted() => {
+                self.phase = Phase::Deactivating {
+                    kill_at,
+                    why: Why::Asked,
+                };
             }
             // What is wanted counts again once nothing of the process is left.
             Phase::Launching
@@ -337,14 +372,17 @@ impl Server {
         }
     }
 
-    fn activating(&self, started: Instant, adopted: bool, at: At) -> Phase {
+    fn activating(&self, started: Instant, registers: bool, adopted: bool, at: At) -> Phase {
+        let (ready_at, registers) = match self.desired.ready {
+            Ready::Notify => (None, false),
+            Ready::After(uptime) => (Some(started + uptime), false),
+            Ready::Registered => (None, registers),
+        };
         Phase::Activating {
             started,
-            ready_at: match self.desired.ready {
-                Ready::Notify => None,
-                Ready::After(uptime) => Some(started + uptime),
-            },
+            ready_at,
             deadline: at.now + self.desired.activation_timeout,
+            registers,
             adopted,
         }
     }
@@ -416,12 +454,16 @@ pub(crate) fn step(mut server: Server, event: Event, at: At) -> (Server, Vec<Eff
             s.leaving = leaving;
             s.reconsider(false, at, &mut effects);
         }
-        Event::Adopted { started, ready } => match s.phase {
+        Event::Adopted {
+            started,
+            ready,
+            registers,
+        } => match s.phase {
             Phase::Inactive | Phase::Waiting | Phase::BackingOff { .. } => {
                 s.phase = if ready {
                     Phase::Active { started }
                 } else {
-                    s.activating(started, true, at)
+                    s.activating(started, registers, true, at)
                 };
                 s.reconsider(false, at, &mut effects);
             }
@@ -448,7 +490,7 @@ pub(crate) fn step(mut server: Server, event: Event, at: At) -> (Server, Vec<Eff
         },
         Event::Launched | Event::LaunchFailed => match s.phase {
             Phase::Launching if event == Event::Launched => {
-                s.phase = s.activating(at.now, false, at);
+                s.phase = s.activating(at.now, true, false, at);
                 s.reconsider(false, at, &mut effects);
             }
             Phase::Launching => {
@@ -468,8 +510,10 @@ pub(crate) fn step(mut server: Server, event: Event, at: At) -> (Server, Vec<Eff
             | Phase::Sweeping { .. }
             | Phase::Destroyed => {}
         },
-        Event::Ready => match s.phase {
-            Phase::Activating { started, .. } => {
+        Event::Ready | Event::Registered => match s.phase {
+            Phase::Activating {
+                started, registers, ..
+            } if !registers || event == Event::Registered => {
                 effects.push(Effect::NoteReady);
                 s.phase = Phase::Active { started };
             }
@@ -477,8 +521,38 @@ pub(crate) fn step(mut server: Server, event: Event, at: At) -> (Server, Vec<Eff
             | Phase::Waiting
             | Phase::BackingOff { .. }
             | Phase::Launching
+            | Phase::Activating { .. }
             | Phase::Active { .. }
             | Phase::Deactivating { .. }
+            | Phase::Killing { .. }
+            | Phase::Sweeping { .. }
+            | Phase::Destroyed => {}
+        },
+        Event::Withdrew => match s.phase {
+            Phase::Active { started } => {
+                s.phase = Phase::Deactivating {
+                    kill_at: at.now + s.desired.deactivation_timeout,
+                    why: Why::Withdrew { started },
+                };
+            }
+            Phase::Inactive
+            | Phase::Waiting
+            | Phase::BackingOff { .. }
+            | Phase::Launching
+            | Phase::Activating { .. }
+            | Phase::Deactivating { .. }
+            | Phase::Killing { .. }
+            | Phase::Sweeping { .. }
+            | Phase::Destroyed => {}
+        },
+        Event::Unheard => match s.phase {
+            Phase::Deactivating { .. } => effects.push(Effect::Terminate),
+            Phase::Inactive
+            | Phase::Waiting
+            | Phase::BackingOff { .. }
+            | Phase::Launching
+            | Phase::Activating { .. }
+            | Phase::Active { .. }
             | Phase::Killing { .. }
             | Phase::Sweeping { .. }
             | Phase::Destroyed => {}
@@ -493,7 +567,14 @@ pub(crate) fn step(mut server: Server, event: Event, at: At) -> (Server, Vec<Eff
             };
             let (until, why) = match s.phase {
                 Phase::Activating { started, .. } => (at.now, ended(started, false)),
-                Phase::Active { started } => (at.now, ended(started, true)),
+                Phase::Active { started }
+                | Phase::Deactivating {
+                    why: Why::Withdrew { started },
+                    ..
+                }
+                | Phase::Killing {
+                    why: Why::Withdrew { started },
+                } => (at.now, ended(started, true)),
                 // What is left of a server that was asked to end has the rest of the time.
                 Phase::Deactivating { kill_at, why } => (kill_at, why),
                 Phase::Killing { why } => (at.now, why),
@@ -509,7 +590,8 @@ pub(crate) fn step(mut server: Server, event: Event, at: At) -> (Server, Vec<Eff
         }
         Event::Swept => match s.phase {
             Phase::Sweeping { why } => match why {
-                Why::Asked => s.without_process(None, &mut effects),
+                // Its end has been told by then.
+                Why::Asked | Why::Withdrew { .. } => s.without_process(None, &mut effects),
                 Why::TimedOut(run) => s.fail(run, at, &mut effects),
                 Why::Ended { run, success } => {
                     if success && s.desired.activation != Activation::Always {
@@ -546,10 +628,11 @@ pub(crate) fn step(mut server: Server, event: Event, at: At) -> (Server, Vec<Eff
             Phase::Activating {
                 started,
                 deadline,
+                registers,
                 adopted,
                 ..
             } if at.now >= deadline => {
-                if adopted {
+                if adopted && !registers {
                     effects.push(Effect::AssumeReady);
                     s.phase = Phase::Active { started };
                 } else {

@@ -192,13 +192,102 @@ fn an_adopted_server_that_says_nothing_counts_as_ready_in_the_end() {
     assert_eq!(
         life.on(Event::Adopted {
             started,
-            ready: false
+            ready: false,
+            registers: false,
         }),
         []
     );
     assert_eq!(life.server.state(), ServerState::Activating);
     assert_eq!(life.wait(10_000).on(Event::Tick), [Effect::AssumeReady]);
     assert_eq!(life.server.state(), ServerState::Active);
+}
+
+#[test]
+fn a_server_that_registers_is_ready_by_that_alone() {
+    let mut life = Life::new(Activation::Always);
+    life.server.desired.ready = Ready::Registered;
+    life.wanted();
+    life.on(Event::Launched);
+    assert_eq!(life.on(Event::Ready), []);
+    assert_eq!(life.wait(9_999).on(Event::Tick), []);
+    assert_eq!(life.server.state(), ServerState::Activating);
+    assert_eq!(life.on(Event::Registered), [Effect::NoteReady]);
+    assert_eq!(life.server.state(), ServerState::Active);
+    // A second time it means nothing.
+    assert_eq!(life.on(Event::Registered), []);
+}
+
+#[test]
+fn what_an_adopted_server_registered_was_not_lost_so_that_one_that_has_not_is_late() {
+    for (rule, registers, effects) in [
+        (
+            Ready::Registered,
+            true,
+            &[Effect::NoteTimeout, Effect::Terminate][..],
+        ),
+        // Its record was lost, or it was started when there was no registry.
+        (Ready::Registered, false, &[Effect::AssumeReady]),
+        // There is no registry any more.
+        (Ready::Notify, true, &[Effect::AssumeReady]),
+    ] {
+        let mut life = Life::new(Activation::Always);
+        life.server.desired.ready = rule;
+        let started = life.now;
+        life.on(Event::Adopted {
+            started,
+            ready: false,
+            registers,
+        });
+        assert_eq!(
+            life.wait(10_000).on(Event::Tick),
+            effects,
+            "{rule:?} {registers}"
+        );
+    }
+}
+
+#[test]
+fn one_that_takes_back_what_it_registered_ends_in_time_and_is_started_again() {
+    for ends_in_time in [true, false] {
+        let mut life = Life::active();
+        assert_eq!(life.wait(60_000).on(Event::Withdrew), []);
+        assert_eq!(life.server.state(), ServerState::Deactivating);
+        if !ends_in_time {
+            assert_eq!(life.wait(5_000).on(Event::Tick), [Effect::Kill]);
+        }
+        let effects = life.on(Event::Ended {
+            success: ends_in_time,
+        });
+        assert_eq!(effects, [Effect::Sweep(life.now)]);
+        assert_eq!(life.on(Event::Swept), [Effect::Launch]);
+        assert_eq!(life.server.restarts, 1);
+    }
+    // One that is not ready has nothing to take back, and a stop makes it no failure.
+    let mut life = Life::new(Activation::Always);
+    life.wanted();
+    life.on(Event::Launched);
+    assert_eq!(life.on(Event::Withdrew), []);
+    assert_eq!(life.server.state(), ServerState::Activating);
+    let mut life = Life::active();
+    life.on(Event::Withdrew);
+    assert_eq!(life.on(Event::Stop), []);
+    life.on(Event::Ended { success: false });
+    life.on(Event::Swept);
+    assert_eq!(
+        (life.server.phase, life.server.failures),
+        (Phase::Inactive, 0)
+    );
+}
+
+#[test]
+fn a_server_is_asked_where_it_said_and_by_a_signal_where_it_does_not_hear() {
+    let mut life = Life::active();
+    life.server.askable = true;
+    assert_eq!(life.on(Event::Stop), [Effect::Ask]);
+    assert_eq!(life.wait(2_000).on(Event::Unheard), [Effect::Terminate]);
+    // The time runs from the first request.
+    assert_eq!(life.wait(3_000).on(Event::Tick), [Effect::Kill]);
+    assert_eq!(life.on(Event::Unheard), []);
 }
 
 #[test]
@@ -226,6 +315,9 @@ fn any_event() -> impl Strategy<Value = Event> {
             ..desired(Activation::Always)
         })),
         Just(Event::Ready),
+        Just(Event::Registered),
+        Just(Event::Withdrew),
+        Just(Event::Unheard),
         any::<bool>().prop_map(|success| Event::Ended { success }),
         Just(Event::Tick),
     ]
@@ -260,7 +352,8 @@ impl World {
                         assert!(!self.process, "swept while the process is there");
                         self.sweeping = true;
                     }
-                    Effect::Terminate
+                    Effect::Ask
+                    | Effect::Terminate
                     | Effect::Kill
                     | Effect::NoteTimeout
                     | Effect::NoteReady

@@ -66,6 +66,16 @@ impl Belongings {
         Ok(found)
     }
 
+    /// Returns whether a process is one of the run's: its main process or any other.
+    pub(crate) fn includes(&mut self, pid: u32, reaper: &Reaper) -> bool {
+        let is_leader = self.leader.is_some_and(|(leader, _)| leader == pid);
+        is_leader
+            || self.is_marked(pid)
+            || self
+                .find(reaper)
+                .is_ok_and(|found| found.iter().any(|stat| stat.pid == pid))
+    }
+
     fn is_marked(&self, pid: u32) -> bool {
         process::environment_variable(pid, MARK).is_some_and(|value| value == self.mark.as_bytes())
     }

@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::{Found, Task};
-use crate::ipc::message::node::{Action, Assigned};
+use crate::ipc::message::node::{Action, Assigned, Registered, Registration};
 use crate::ipc::{Refusal, RefusalKind};
 use crate::node::Context;
 use crate::node::server::step::Leaving;
@@ -19,6 +19,12 @@ pub(super) enum Command {
     Assign(Box<Assigned>, oneshot::Sender<()>),
     /// Do something to it; answered when it is done or has failed.
     Act(Action, oneshot::Sender<Result<(), Refusal>>),
+    /// What somebody, the process with this pid if that is known, says of the server.
+    Register(
+        Registration,
+        Option<u32>,
+        oneshot::Sender<Result<Registered, Refusal>>,
+    ),
 }
 
 /// A server's task, for those who have something for it.
@@ -86,10 +92,29 @@ impl Actor {
     ///
     /// `Failed` with the first reason why it cannot be done, `Refused` for a disabled server.
     pub(crate) async fn act(&self, action: Action) -> Result<(), Refusal> {
-        let gone = || Refusal::new(RefusalKind::NotFound, "the server is being removed");
         let (answer, answered) = oneshot::channel();
         let command = Command::Act(action, answer);
         self.0.send(command).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
+
+    /// Takes in what a process says of the server; returns when that will be remembered.
+    ///
+    /// # Errors
+    ///
+    /// `Failed` if it cannot be kept.
+    pub(crate) async fn register(
+        &self,
+        what: Registration,
+        from: Option<u32>,
+    ) -> Result<Registered, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        let command = Command::Register(what, from, answer);
+        self.0.send(command).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+}
+
+fn gone() -> Refusal {
+    Refusal::new(RefusalKind::NotFound, "the server is being removed")
 }

@@ -5,6 +5,7 @@
 
 mod handle;
 mod process;
+mod registration;
 mod report;
 
 use std::future::{Future, pending};
@@ -12,21 +13,24 @@ use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::warn;
+use tracing::{info, warn};
 
 use self::handle::Command;
 use self::process::{Exit, Run};
 use self::report::{Goal, Waiting};
+use super::admin::AdminError;
 use super::launch;
 use super::record::Record;
 use super::step::{At, Desired, Effect, Event, Leaving, Phase, Server, step};
 use super::sweep::Belongings;
+use crate::descriptor::Ready;
 use crate::ipc::message::node::{Action, Assigned};
 use crate::ipc::{Refusal, RefusalKind};
 use crate::model::{ExitStatus, Failure, FailureCause, ServerId};
 use crate::node::Context;
 use crate::sys::clock;
 use crate::sys::notify_socket::NotifySocket;
+use crate::telemetry::chain;
 
 pub(crate) use self::handle::{Actor, Handle};
 pub(crate) use self::process::Found;
@@ -40,6 +44,8 @@ struct Task {
     run: Option<Run>,
     belongings: Option<Belongings>,
     sweep: Option<Sweep>,
+    /// The process is being asked to end where it said that it can be asked.
+    asking: Option<Asking>,
     last_exit: Option<(ExitStatus, u64)>,
     failure: Option<Failure>,
     /// How many failures there were; whoever waits fails with the next.
@@ -50,6 +56,9 @@ struct Task {
 /// A sweep that is under way.
 type Sweep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// A request to end that is under way.
+type Asking = Pin<Box<dyn Future<Output = Result<(), AdminError>> + Send>>;
+
 /// Something that the task woke up for.
 enum Woken {
     Command(Option<Command>),
@@ -57,6 +66,7 @@ enum Woken {
     Ended(ExitStatus),
     Told(bool),
     Swept,
+    Asked(Result<(), AdminError>),
     Others,
     Tick,
 }
@@ -68,7 +78,7 @@ impl Task {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&assigned.id);
-        let mut server = Server::new(desired(&assigned));
+        let mut server = Server::new(desired(&context, &assigned));
         let (mut last_exit, mut failure) = (None, None);
         if let Some(seen) = inherited {
             server.restarts = seen.restarts;
@@ -82,6 +92,7 @@ impl Task {
             run: None,
             belongings: None,
             sweep: None,
+            asking: None,
             last_exit,
             failure,
             failures: 0,
@@ -99,7 +110,7 @@ impl Task {
         self.server.clear = self.is_clear();
         match found {
             Some(found) => self.adopt(found),
-            None => self.happen(Event::Desired(desired(&self.assigned))),
+            None => self.happen(Event::Desired(desired(&self.context, &self.assigned))),
         }
         while self.server.phase != Phase::Destroyed {
             let tick = self.server.next_tick();
@@ -124,6 +135,7 @@ impl Task {
                     }
                 },
                 () = maybe(self.sweep.as_mut()) => Woken::Swept,
+                heard = maybe(self.asking.as_mut()) => Woken::Asked(heard),
                 command = commands.recv() => Woken::Command(command),
                 Ok(()) = board.changed(), if waits => Woken::Others,
                 () = maybe(tick.map(|at| tokio::time::sleep_until(at.into()))) => Woken::Tick,
@@ -136,6 +148,13 @@ impl Task {
                 Woken::Swept => {
                     self.sweep = None;
                     self.happen(Event::Swept);
+                }
+                Woken::Asked(heard) => {
+                    self.asking = None;
+                    if let Err(error) = heard {
+                        info!(server = %self.assigned.id, reason = %chain(&error), "a server did not hear that it is to end; sends it a signal");
+                        self.happen(Event::Unheard);
+                    }
                 }
                 Woken::Command(Some(command)) => self.command(command),
                 // Its node has forgotten it, which it does only to end it.
@@ -172,12 +191,21 @@ impl Task {
             .filter(move |id| *id != own && context.board.holds_up(id))
     }
 
+    /// Returns when a process that is started now counts as ready.
+    fn ready(&self) -> Ready {
+        let locator = self.context.locator().is_some();
+        self.assigned.descriptor.ready(locator)
+    }
+
     /// Has one event decided, and does what was decided.
     fn happen(&mut self, event: Event) {
         let before = self.server.state();
         let mut next = Some(event);
         while let Some(event) = next.take() {
             self.server.clear = self.is_clear();
+            self.server.askable = self.run.is_some() && self.record.process_proxy.is_some();
+            // The registry may have begun or ceased to listen.
+            self.server.desired.ready = self.ready();
             let at = At {
                 now: clock::now().instant,
                 jitter: rand::random_range(-1.0..=1.0),
@@ -196,8 +224,12 @@ impl Task {
     fn perform(&mut self, effect: Effect) -> Option<Event> {
         match effect {
             Effect::Launch => return Some(self.launch()),
+            Effect::Ask => self.ask(),
             Effect::Terminate => self.terminate(),
-            Effect::Kill => self.kill(),
+            Effect::Kill => {
+                self.asking = None;
+                self.kill();
+            }
             Effect::Sweep(until) => {
                 let belongings = self.belongings.take();
                 let reaper = self.context.reaper.clone();
@@ -226,13 +258,16 @@ impl Task {
                     != launch::fingerprint(&self.assigned.descriptor)
                     || assigned.application != self.assigned.application;
                 self.assigned = *assigned;
-                self.happen(Event::Desired(desired(&self.assigned)));
+                self.happen(Event::Desired(desired(&self.context, &self.assigned)));
                 if renewed {
                     self.happen(Event::Redefined);
                 }
                 let _ = answer.send(());
             }
             Command::Act(action, answer) => self.act(action, answer),
+            Command::Register(what, from, answer) => {
+                let _ = answer.send(self.register(what, from));
+            }
         }
     }
 
@@ -288,13 +323,13 @@ impl Task {
     }
 }
 
-fn desired(assigned: &Assigned) -> Desired {
+fn desired(context: &Context, assigned: &Assigned) -> Desired {
     let descriptor = &assigned.descriptor;
     Desired {
         activation: descriptor.activation(),
         goal: assigned.goal,
         enabled: assigned.enabled,
-        ready: descriptor.grid().ready,
+        ready: descriptor.ready(context.locator().is_some()),
         activation_timeout: descriptor.activation_timeout(),
         deactivation_timeout: descriptor.deactivation_timeout(),
     }

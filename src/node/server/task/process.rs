@@ -1,5 +1,6 @@
 //! The process of a server: started or adopted, signalled, and what its end means.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use nix::libc;
@@ -7,12 +8,14 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::{Task, desired};
+use crate::descriptor::Expected;
 use crate::ipc::message::node::Assigned;
 use crate::model::{Activation, ExitStatus, Failure, FailureCause};
 use crate::node::blitz;
+use crate::node::server::admin;
 use crate::node::server::launch::{self, LaunchError, Launched};
 use crate::node::server::record::Record;
-use crate::node::server::step::{Event, Phase};
+use crate::node::server::step::{Event, Phase, Why};
 use crate::node::server::sweep::Belongings;
 use crate::node::server::tail::last_lines;
 use crate::sys::clock;
@@ -63,7 +66,9 @@ pub(super) struct Run {
     started: Instant,
     pub(super) exit: Exit,
     pub(super) notify: Option<NotifySocket>,
-    belongings: Belongings,
+    pub(super) belongings: Belongings,
+    /// What the process has to register.
+    pub(super) expected: Expected,
     offsets: (u64, u64),
     /// The kernel's count of processes killed for want of memory, before the run.
     oom_kills: Option<u64>,
@@ -89,6 +94,7 @@ impl Task {
                 notify,
                 belongings,
                 started,
+                expected,
                 offsets,
             }) => {
                 self.record = record;
@@ -100,6 +106,7 @@ impl Task {
                     exit: Exit::Child(child.exit),
                     notify: Some(notify),
                     belongings,
+                    expected,
                     offsets,
                     oom_kills,
                     killed: false,
@@ -146,8 +153,9 @@ impl Task {
             (None, process) => process.map(Exit::Adopted),
         };
         let (Some(exit), Some((pid, start_time))) = (exit, leader) else {
+            self.record.forget_registrations();
             if self.record.instance.is_empty() {
-                self.happen(Event::Desired(desired(&self.assigned)));
+                self.happen(Event::Desired(desired(&self.context, &self.assigned)));
             } else {
                 self.belongings = Some(belongings);
                 self.happen(Event::FoundDead);
@@ -171,13 +179,19 @@ impl Task {
             exit,
             notify,
             belongings,
+            expected: self.expected(),
             offsets: (size(&out), size(&err)),
             oom_kills: self.context.oom.read(),
             killed: false,
             _blitz: blitz.then(|| blitz::Connection::open(&self.context, &id)),
         });
         info!(server = %id, pid, "adopted");
-        self.happen(Event::Adopted { started, ready });
+        self.happen(Event::Adopted {
+            started,
+            ready,
+            registers: self.record.registers,
+        });
+        self.count_registrations();
         let wanted = launch::fingerprint(&self.assigned.descriptor);
         if self.record.fingerprint.is_empty() {
             // Its record is lost: nothing speaks against the definition at hand, and a restart ends sessions.
@@ -197,18 +211,20 @@ impl Task {
         self.keep_record();
     }
 
+    /// Puts the record in the place of the last one.
+    pub(super) fn write_record(&self, record: &Record) -> io::Result<()> {
+        let dir = self.context.server_dir(&self.assigned.id);
+        record.write(&dir.join("process.json"))
+    }
+
     fn keep_record(&self) {
-        let path = self
-            .context
-            .server_dir(&self.assigned.id)
-            .join("process.json");
-        if let Err(error) = self.record.write(&path) {
+        if let Err(error) = self.write_record(&self.record) {
             warn!(server = %self.assigned.id, %error, "cannot keep a record of the process");
         }
     }
 
     /// Sends a signal to the main process's group.
-    pub(super) fn signal(&mut self, signal: i32) -> std::io::Result<()> {
+    pub(super) fn signal(&mut self, signal: i32) -> io::Result<()> {
         let Some(run) = &mut self.run else {
             return Ok(());
         };
@@ -226,6 +242,12 @@ impl Task {
                     Ok(())
                 }
             }
+        }
+    }
+
+    pub(super) fn ask(&mut self) {
+        if let Some(process) = self.record.process_proxy.clone() {
+            self.asking = Some(Box::pin(admin::shutdown(process)));
         }
     }
 
@@ -255,10 +277,18 @@ impl Task {
     }
 
     pub(super) fn ended(&mut self, status: ExitStatus) {
-        let by_itself = matches!(
+        let was_active = matches!(
             self.server.phase,
-            Phase::Activating { .. } | Phase::Active { .. }
+            Phase::Active { .. }
+                | Phase::Deactivating {
+                    why: Why::Withdrew { .. },
+                    ..
+                }
+                | Phase::Killing {
+                    why: Why::Withdrew { .. }
+                }
         );
+        let by_itself = was_active || matches!(self.server.phase, Phase::Activating { .. });
         self.last_exit = Some((status, clock::now().wall_ms));
         if by_itself {
             let killed = self.run.as_ref().is_some_and(|run| run.killed);
@@ -274,14 +304,16 @@ impl Task {
             let done = status.is_success() && self.server.desired.activation != Activation::Always;
             self.record.finished = done;
             // One that has done its work has not failed, unless it was never ready.
-            if !done || !matches!(self.server.phase, Phase::Active { .. }) {
+            if !done || !was_active {
                 self.fail(cause);
             }
         }
         if let Some(run) = self.run.take() {
             self.belongings = Some(run.belongings);
         }
+        self.asking = None;
         self.record.process = None;
+        self.record.forget_registrations();
         self.keep_record();
         self.happen(Event::Ended {
             success: status.is_success(),

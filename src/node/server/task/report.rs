@@ -143,8 +143,12 @@ impl Task {
             next_start_ms: next,
             is_builtin_blitz: self.assigned.descriptor.is_builtin_blitz(),
             blitz: known.and_then(|report| report.blitz),
-            adapters: BTreeMap::new(),
-            process: None,
+            adapters: if running {
+                self.record.adapters.clone()
+            } else {
+                BTreeMap::new()
+            },
+            process: self.record.process_proxy.clone().filter(|_| running),
             id,
         }
     }

@@ -1,0 +1,372 @@
+//! Sessions with the registry: of administrators, and of clients that allocate objects.
+//!
+//! A session ends by `destroy`, with its connection, or when nothing has been heard of it for the time-out. With it end its objects and its lock.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tracing::info;
+use uuid::Uuid;
+
+use super::face::Grid;
+use super::files;
+use super::observers;
+use super::operation::{Outcome, Raised, later, now, params};
+use super::types::{
+    AccessDeniedException, AllocationException, ObjectNotRegisteredException,
+    ObserverAlreadyRegisteredException,
+};
+use crate::ice::net::{Connection, Incoming, Responder, Servant, Served};
+use crate::ice::{Identity, Missing, Proxy};
+
+/// The name of the one registry there is.
+pub(super) const REPLICA: &str = "Master";
+
+/// What a session is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Administration.
+    Admin,
+    /// Allocating objects.
+    Client,
+}
+
+/// The sessions that are open, and what they hold.
+#[derive(Default)]
+pub(super) struct Sessions {
+    open: Mutex<HashMap<String, Arc<Open>>>,
+    /// Whose update is under way: the session, and its user.
+    lock: Mutex<Option<(String, String)>>,
+    /// Who ends sessions whose time is over.
+    watching: Mutex<JoinSet<()>>,
+}
+
+/// A session that is open.
+pub(super) struct Open {
+    id: String,
+    kind: Kind,
+    pub(super) user: String,
+    /// The objects that end with it.
+    objects: Mutex<Vec<Identity>>,
+    /// Moves whenever something is heard of it.
+    heard: watch::Sender<u64>,
+    /// Ends it.
+    end: mpsc::Sender<()>,
+    observed: Mutex<Option<Vec<Identity>>>,
+}
+
+impl Open {
+    fn objects(&self) -> MutexGuard<'_, Vec<Identity>> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sessions {
+    fn open(&self) -> MutexGuard<'_, HashMap<String, Arc<Open>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the user of the update that is under way, unless it is this session's.
+    pub(super) fn locked_by_other(&self, session: &str) -> Option<String> {
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let (owner, user) = lock.as_ref()?;
+        (owner != session).then(|| user.clone())
+    }
+
+    /// Ends the tasks that watch sessions.
+    pub(super) fn end_all(&self) {
+        let mut watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
+        watching.abort_all();
+        drop(watching);
+        self.open().clear();
+    }
+}
+
+/// Opens a session and returns its proxy.
+pub(super) fn open(grid: &Arc<Grid>, kind: Kind, user: String, connection: &Connection) -> Proxy {
+    let id = Uuid::new_v4().to_string();
+    let (end, ending) = mpsc::channel(1);
+    let session = Arc::new(Open {
+        id: id.clone(),
+        kind,
+        user: user.clone(),
+        objects: Mutex::default(),
+        heard: watch::Sender::new(0),
+        end,
+        observed: Mutex::default(),
+    });
+    let identity = grid.settings.identity(&id);
+    grid.servants.add(
+        &identity,
+        "",
+        Arc::new(Session {
+            grid: grid.clone(),
+            session: session.clone(),
+        }),
+    );
+    session.objects().push(identity.clone());
+    if kind == Kind::Admin {
+        let identity = grid.settings.identity(&admin_name(&id));
+        grid.servants
+            .add(&identity, "", grid.admin(user, id.clone()));
+        session.objects().push(identity);
+    }
+    grid.sessions.open().insert(id, session.clone());
+    let watch = watch_over(grid.clone(), session, connection.clone(), ending);
+    let mut watching = grid
+        .sessions
+        .watching
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    while watching.try_join_next().is_some() {}
+    watching.spawn(watch);
+    grid.at_client(identity)
+}
+
+/// The name of a session's administration: as little to be guessed as the session's.
+fn admin_name(session: &str) -> String {
+    format!("{session}-admin")
+}
+
+/// Ends a session when it is time.
+async fn watch_over(
+    grid: Arc<Grid>,
+    session: Arc<Open>,
+    connection: Connection,
+    mut ending: mpsc::Receiver<()>,
+) {
+    let timeout = grid.settings.session_timeout;
+    let mut heard = session.heard.subscribe();
+    let why = loop {
+        heard.mark_unchanged();
+        // Cancel safe: all of them only wait. Heartbeats keep a connection open, and an open connection a session.
+        tokio::select! {
+            _ = ending.recv() => break "destroyed",
+            _ = connection.closed() => break "its connection has ended",
+            changed = heard.changed() => if changed.is_err() { break "destroyed" },
+            () = tokio::time::sleep(timeout) => if !connection.is_open() {
+                break "nothing was heard of it";
+            },
+        }
+    };
+    grid.sessions.open().remove(&session.id);
+    for identity in session.objects().drain(..) {
+        grid.servants.remove_all(&identity);
+    }
+    {
+        let mut lock = grid
+            .sessions
+            .lock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        lock.take_if(|(owner, _)| *owner == session.id);
+    }
+    info!(user = ?session.user, why, "a session with the registry has ended");
+}
+
+/// The servant of a session.
+struct Session {
+    grid: Arc<Grid>,
+    session: Arc<Open>,
+}
+
+impl Servant for Session {
+    fn types(&self) -> &[&str] {
+        match self.session.kind {
+            Kind::Admin => &["::IceGrid::AdminSession", "::Glacier2::Session"],
+            Kind::Client => &["::IceGrid::Session", "::Glacier2::Session"],
+        }
+    }
+
+    fn dispatch(&self, incoming: &Incoming<'_>, responder: Responder<'_>) -> Served {
+        let (grid, session) = (&self.grid, &self.session);
+        session.heard.send_modify(|heard| *heard += 1);
+        match (session.kind, incoming.target().operation) {
+            (_, "keepAlive") => now(responder, Ok(())),
+            (_, "destroy") => {
+                // Its objects are gone when this is answered.
+                for identity in session.objects().drain(..) {
+                    grid.servants.remove_all(&identity);
+                }
+                // Full means that it ends already.
+                let _ = session.end.try_send(());
+                now(responder, Ok(()))
+            }
+            (Kind::Admin, operation) => self.admin(operation, incoming, responder),
+            (Kind::Client, operation) => self.client(operation, incoming, responder),
+        }
+    }
+}
+
+impl Session {
+    fn admin(&self, operation: &str, incoming: &Incoming<'_>, responder: Responder<'_>) -> Served {
+        let (grid, session) = (&self.grid, &self.session);
+        match operation {
+            "getAdmin" => {
+                let identity = grid.settings.identity(&admin_name(&session.id));
+                now(responder, Ok(Some(grid.at_client(identity))))
+            }
+            "getReplicaName" => now(responder, Ok(REPLICA.to_owned())),
+            "getAdminCallbackTemplate" => {
+                let identity = Identity {
+                    name: "pick-a-name".to_owned(),
+                    category: format!("{}-{}", grid.settings.instance, session.id),
+                };
+                now(responder, Ok(Some(grid.at_server(identity))))
+            }
+            "setObserversByIdentity" => {
+                type Five = (Identity, Identity, Identity, Identity, Identity);
+                let asked = params::<Five>(incoming);
+                match asked {
+                    Err(raised) => now::<()>(responder, Err(raised)),
+                    Ok((a, b, c, d, e)) => {
+                        let over = incoming.connection.clone();
+                        let all = [a, b, c, d, e].map(|identity| {
+                            (!identity.is_nil())
+                                .then(|| observers::To::Over(over.clone(), identity))
+                        });
+                        self.observe(all, responder)
+                    }
+                }
+            }
+            "setObservers" => {
+                type P = Option<Proxy>;
+                match params::<(P, P, P, P, P)>(incoming) {
+                    Err(raised) => now::<()>(responder, Err(raised)),
+                    Ok((a, b, c, d, e)) => {
+                        let all = [a, b, c, d, e]
+                            .map(|proxy| proxy.map(|proxy| observers::To::Proxy(Box::new(proxy))));
+                        self.observe(all, responder)
+                    }
+                }
+            }
+            "startUpdate" => {
+                let taken = {
+                    let mut lock = grid
+                        .sessions
+                        .lock
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner);
+                    let taken = lock.as_ref().map(|(_, user)| user.clone());
+                    lock.get_or_insert_with(|| (session.id.clone(), session.user.clone()));
+                    taken
+                };
+                let grid = grid.clone();
+                later(responder, async move {
+                    match taken {
+                        Some(user) => Err(access_denied(&user)),
+                        None => Ok(observers::serial(&grid).await),
+                    }
+                })
+            }
+            "finishUpdate" => {
+                let mut lock = grid
+                    .sessions
+                    .lock
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                let finished = match lock.take_if(|(owner, _)| *owner == session.id) {
+                    Some(_) => Ok(()),
+                    None => {
+                        let user = lock.as_ref().map(|(_, user)| user.as_str());
+                        Err(access_denied(user.unwrap_or_default()))
+                    }
+                };
+                now(responder, finished)
+            }
+            "openServerLog" | "openServerStdErr" | "openServerStdOut" | "openNodeStdErr"
+            | "openNodeStdOut" | "openRegistryStdErr" | "openRegistryStdOut" => {
+                let opened = files::open(grid, operation, incoming);
+                let (grid, session) = (grid.clone(), session.clone());
+                match opened {
+                    Err(raised) => now::<()>(responder, Err(raised)),
+                    Ok(asked) => later(responder, async move {
+                        let iterator = files::find(&grid, asked).await?;
+                        let identity = grid.settings.identity(&Uuid::new_v4().to_string());
+                        grid.servants.add(
+                            &identity,
+                            "",
+                            Arc::new(files::FileIterator::new(&grid, identity.clone(), iterator)),
+                        );
+                        session.objects().push(identity.clone());
+                        Ok(Some(grid.at_client(identity)))
+                    }),
+                }
+            }
+            _ => responder.missing(Missing::Operation),
+        }
+    }
+
+    /// Tells observers how everything is, and from then on what changes; answers when they know how it is.
+    fn observe(&self, all: [Option<observers::To>; 5], responder: Responder<'_>) -> Served {
+        let (grid, session) = (self.grid.clone(), self.session.clone());
+        let (ready, told) = tokio::sync::oneshot::channel();
+        let ids: Vec<Identity> = all
+            .iter()
+            .flatten()
+            .map(|to| to.identity().clone())
+            .collect();
+        {
+            let mut observed = session
+                .observed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if let Some(known) = observed.as_ref().and_then(|known| known.first()) {
+                let already = ObserverAlreadyRegisteredException { id: known.clone() };
+                return now::<()>(responder, Err(already.into()));
+            }
+            *observed = Some(ids);
+        }
+        let mut watching = grid
+            .sessions
+            .watching
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let ends = session.end.clone();
+        let observing = observers::observe(grid.clone(), all, ready);
+        watching.spawn(async move {
+            // Cancel safe: whoever observes a session that has ended observes nothing.
+            tokio::select! {
+                () = observing => {}
+                () = ends.closed() => {}
+            }
+        });
+        drop(watching);
+        later(responder, async move {
+            // One that cannot be told is dropped, and is no failure of this call.
+            let _ = told.await;
+            Ok(())
+        })
+    }
+
+    fn client(&self, operation: &str, incoming: &Incoming<'_>, responder: Responder<'_>) -> Served {
+        // Objects that only sessions may have are not handed out: no descriptor of OMERO's has any.
+        match operation {
+            "allocateObjectById" | "releaseObject" => {
+                let outcome: Outcome<()> = params::<Identity>(incoming)
+                    .and_then(|id| Err(ObjectNotRegisteredException { id }.into()));
+                now(responder, outcome)
+            }
+            "allocateObjectByType" => {
+                let outcome: Outcome<()> = params::<&str>(incoming).and_then(|of| {
+                    Err(AllocationException {
+                        reason: format!("no allocatable objects with type `{of}' registered"),
+                    }
+                    .into())
+                });
+                now(responder, outcome)
+            }
+            "setAllocationTimeout" => now(responder, params::<i32>(incoming).map(drop)),
+            _ => responder.missing(Missing::Operation),
+        }
+    }
+}
+
+fn access_denied(user: &str) -> Raised {
+    AccessDeniedException {
+        lock_user_id: user.to_owned(),
+    }
+    .into()
+}
