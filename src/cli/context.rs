@@ -66,6 +66,10 @@ pub(crate) struct Context {
     pub(crate) verbose: u8,
 }
 
+/// Where the state of a grid is, below OMERODIR, that was started as `icegridnode` is started: beside what IceGrid keeps there, of which nothing
+/// is touched.
+pub(crate) const BESIDE: &str = "var/omero-grid";
+
 /// How often a connection that ends before the introduction is tried again.
 const TRIES: u32 = 3;
 
@@ -108,7 +112,12 @@ impl Context {
             .or_else(|| set("STATE_DIRECTORY").map(first))
         {
             Some(state) => absolute(&state)?,
-            None => dir.clone(),
+            None => {
+                // A grid that was started as `icegridnode` is started.
+                let beside = dir.join(BESIDE);
+                let is_there = beside.join("var/grid").is_dir() && !dir.join("var/grid").exists();
+                if is_there { beside } else { dir.clone() }
+            }
         };
         Ok(Self {
             paths: Paths::new(dir, state),

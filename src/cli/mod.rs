@@ -12,11 +12,14 @@ mod face;
 mod failure;
 mod file;
 mod generate;
+mod icegridadmin;
+mod icegridnode;
 mod jvmcfg;
 mod leftovers;
 mod login;
 mod logs;
 mod master_process;
+mod names;
 mod node;
 mod omero;
 mod redirect;
@@ -146,6 +149,9 @@ pub fn main() -> ExitCode {
         Ok(None) => {}
         Ok(Some(left)) => return ended(upgrade::resume(&left)),
         Err(error) => return ended(Err(Failure::from(error))),
+    }
+    if let Some(code) = names::run() {
+        return code;
     }
     let arguments = match omero::arguments(std::env::args_os().collect()) {
         Ok(arguments) => arguments,

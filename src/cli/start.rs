@@ -109,7 +109,7 @@ pub(crate) async fn start(context: &Context, args: StartArgs) -> Result<(), Fail
 }
 
 /// Deploys what was named beside an older deployment that still runs, once its nodes are adopted.
-async fn adopt_then_deploy(
+pub(crate) async fn adopt_then_deploy(
     context: &Context,
     grid: &Grid,
     source: DescriptorSource,

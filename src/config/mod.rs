@@ -1,5 +1,6 @@
 //! What a site configured: where its files are, and what its configuration store says.
 
+pub mod ice;
 pub mod keys;
 mod paths;
 mod profile;

@@ -124,6 +124,27 @@ pub fn load(source: &dyn Source, request: &Request) -> Result<Loaded, Diagnostic
     expand(application, source, request, &gaps, report)
 }
 
+/// Reads a descriptor and expands nothing: what it defines, for somebody else to judge.
+///
+/// # Errors
+///
+/// All faults that were found, with the warnings among them.
+pub fn define(source: &dyn Source, request: &Request) -> Result<Application, Diagnostics> {
+    let mut report = diagnostic::Report::default();
+    let options = parse::Options {
+        file: &request.file,
+        targets: &request.targets,
+        overrides: &request.overrides,
+        default_templates: request.default_templates.as_deref(),
+        strict: request.strict,
+    };
+    let parsed = parse::parse(source, &options, &mut report);
+    match parsed.application {
+        Some(application) if !report.has_errors() => Ok(application),
+        _ => Err(report.finish()),
+    }
+}
+
 /// Expands and checks an application that was read from no file: as if it had been written so in one. Of the request, what is about
 /// files is of no account.
 ///

@@ -8,6 +8,7 @@
 
 mod admin;
 mod applications;
+pub mod client;
 pub mod descriptors;
 mod face;
 mod files;

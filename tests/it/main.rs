@@ -19,6 +19,7 @@ mod ice_values;
 mod icegrid;
 mod icegrid_descriptors;
 mod icegrid_java;
+mod icegridadmin;
 mod moving;
 mod omero_name;
 mod omero_py;
