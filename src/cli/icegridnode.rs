@@ -202,6 +202,7 @@ fn start(program: Program, options: Options, properties: &Properties) -> Result<
         _ => Vec::new(),
     };
     let handover = Handover {
+        bare: options.deploy.is_none(),
         descriptor,
         nodes,
         wait_secs: WAIT.as_secs(),

@@ -28,6 +28,9 @@ use crate::telemetry::{self, LogFormat, LogOptions, chain};
 pub(crate) struct Handover {
     pub(crate) descriptor: Option<DescriptorSource>,
     pub(crate) builtin: bool,
+    /// A grid without applications is meant.
+    #[serde(default)]
+    pub(crate) bare: bool,
     pub(crate) nodes: Vec<NodeName>,
     pub(crate) all: bool,
     pub(crate) wait_secs: u64,
@@ -213,6 +216,7 @@ async fn prepare(
         paths,
         descriptor: handover.descriptor,
         builtin: handover.builtin,
+        bare: handover.bare,
         nodes: handover.nodes,
         all: handover.all,
         wait: Duration::from_secs(handover.wait_secs),

@@ -86,6 +86,7 @@ pub(crate) async fn start(context: &Context, args: StartArgs) -> Result<(), Fail
     let handover = Handover {
         descriptor,
         builtin: args.builtin,
+        bare: false,
         nodes: args.node,
         all: args.all,
         wait_secs: args.wait,

@@ -165,6 +165,7 @@ pub(crate) fn resume(left: &Inheritance) -> Result<(), Failure> {
                     paths,
                     descriptor: None,
                     builtin: false,
+                    bare: true,
                     nodes: Vec::new(),
                     all: false,
                     wait: Duration::from_secs(wait_secs),

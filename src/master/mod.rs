@@ -81,6 +81,8 @@ pub struct Options {
     pub descriptor: Option<DescriptorSource>,
     /// Whether the compiled-in descriptor is deployed where there is no other.
     pub builtin: bool,
+    /// Whether a grid without applications is meant: they come over Ice.
+    pub bare: bool,
     /// Start these nodes and no others.
     pub nodes: Vec<NodeName>,
     /// Start every node, manual ones too.
@@ -636,6 +638,9 @@ fn sources(options: &Options, desired: &Desired) -> Result<Vec<DescriptorSource>
             .iter()
             .map(|deployed| deployed.source.clone())
             .collect());
+    }
+    if options.bare {
+        return Ok(Vec::new());
     }
     let own = options.paths.dir().join("etc/grid/default.xml");
     if site::default_descriptor(options.paths.dir()).is_some() {
