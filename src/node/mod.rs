@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::descriptor::NodeFacts;
+use crate::ice::net::Client;
 use crate::ipc::message::node::ServerReport;
 use crate::ipc::{Address, AddressError, Heir, Hello, ListenError, Listener, Role, RunDir};
 use crate::model::{NodeName, ServerId};
@@ -119,6 +120,8 @@ pub(crate) struct Context {
     pub(crate) facts: NodeFacts,
     /// The locator of the registry, for servers that have none of their own; `None` where nothing can be registered.
     pub(crate) locator: Mutex<Option<String>>,
+    /// Calls the processes of Ice servers.
+    pub(crate) ice: Client,
     pub(crate) reaper: Reaper,
     pub(crate) boot_id: String,
     pub(crate) env: BTreeMap<OsString, OsString>,
@@ -254,6 +257,7 @@ async fn start(options: &Options, left: Option<upgrade::Left>) -> Result<Node, N
             ..NodeFacts::default()
         },
         locator: Mutex::default(),
+        ice: server::admin::client(),
         boot_id: process::boot_id().map_err(kernel("read the boot id"))?,
         env: std::env::vars_os()
             .filter(|(name, _)| !server::launch::is_private(name))

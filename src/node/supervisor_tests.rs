@@ -6,6 +6,8 @@ use tokio::sync::MutexGuard;
 
 use super::*;
 use crate::descriptor::{AdapterDescriptor, ServerDescriptor};
+use crate::ice::net::{Adapter, Incoming, Responder, Servant, Servants, Served};
+use crate::ice::{Identity, Missing, Proxy, Reference};
 use crate::ipc::message::node::{
     Action, Goal, Registered, Registration, Reply, Request, ServerReport,
 };
@@ -505,5 +507,79 @@ async fn what_was_registered_outlives_the_node() {
     assert_eq!((report.pid, report.adapters.len()), (pid, 0));
     let again = node.until("S", |r| r.pid.is_some() && r.pid != pid).await;
     assert_eq!(again.last_exit.unwrap().0, ExitStatus::Unknown);
+    node.node.supervisor.stop_all().await;
+}
+
+/// Ends a process by a signal of its own when it is asked to.
+struct Ends(u32);
+
+impl Servant for Ends {
+    fn types(&self) -> &[&str] {
+        &["::Ice::Process"]
+    }
+
+    fn dispatch(&self, incoming: &Incoming<'_>, responder: Responder<'_>) -> Served {
+        if incoming.target().operation != "shutdown" {
+            return responder.missing(Missing::Operation);
+        }
+        process::signal_group(self.0, 10).unwrap();
+        responder.done(|_| {})
+    }
+}
+
+#[tokio::test]
+async fn a_server_is_asked_to_end_where_it_said_and_by_term_where_it_does_not_hear() {
+    let node = Node::new().await;
+    let mut assigned = server("S", SLEEP);
+    assigned.descriptor.deactivation_timeout = "60".to_owned();
+    node.configure(1, vec![assigned]).await;
+    let pid = node.active("S").await.pid.unwrap();
+
+    let identity = Identity {
+        category: "uuid".to_owned(),
+        name: "admin".to_owned(),
+    };
+    let servants = Arc::new(Servants::new());
+    servants.add(&identity, "Process", Arc::new(Ends(pid)));
+    let anywhere: Proxy = "x:tcp -h 127.0.0.1 -p 0".parse().unwrap();
+    let Reference::Direct(endpoints) = anywhere.reference else {
+        panic!("{anywhere:?}");
+    };
+    let adapter = Adapter::bind(&endpoints, Arc::default(), servants)
+        .await
+        .unwrap();
+    let mut proxy = adapter.proxy(identity);
+    proxy.facet = "Process".to_owned();
+    let (_serves, stop) = watch::channel(false);
+    let asked = |proxy: String| Registration::Process { proxy: Some(proxy) };
+    node.register("S", asked(proxy.to_string()), Some(pid))
+        .await;
+    tokio::select! {
+        () = adapter.serve(stop) => panic!("it was not to end"),
+        stopped = node.act("S", Action::Stop) => stopped.unwrap(),
+    }
+    let report = node.until("S", |r| r.state == ServerState::Inactive).await;
+    assert_eq!(report.last_exit.unwrap().0, ExitStatus::Signal(10));
+
+    // Nobody there; somebody who never says a word; no proxy; one that nobody can find.
+    let deaf = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = deaf.local_addr().unwrap().port();
+    for text in [
+        proxy.to_string(),
+        format!("uuid/admin -f Process:tcp -h 127.0.0.1 -p {port}"),
+        "uuid/admin -f".to_owned(),
+        "uuid/admin -f Process @ nowhere".to_owned(),
+    ] {
+        node.act("S", Action::Start).await.unwrap();
+        let pid = node.active("S").await.pid;
+        node.register("S", asked(text.clone()), pid).await;
+        node.act("S", Action::Stop).await.unwrap();
+        let report = node.until("S", |r| r.state == ServerState::Inactive).await;
+        assert_eq!(
+            report.last_exit.unwrap().0,
+            ExitStatus::Signal(15),
+            "{text}"
+        );
+    }
     node.node.supervisor.stop_all().await;
 }

@@ -1,6 +1,6 @@
 //! One server: its state machine, its task, its processes.
 
-mod admin;
+pub(crate) mod admin;
 pub(crate) mod launch;
 pub(crate) mod record;
 pub(crate) mod restart;

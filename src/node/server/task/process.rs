@@ -247,7 +247,8 @@ impl Task {
 
     pub(super) fn ask(&mut self) {
         if let Some(process) = self.record.process_proxy.clone() {
-            self.asking = Some(Box::pin(admin::shutdown(process)));
+            let client = self.context.ice.clone();
+            self.asking = Some(Box::pin(admin::shutdown(client, process)));
         }
     }
 
