@@ -550,16 +550,16 @@ async fn a_server_is_asked_to_end_where_it_said_and_by_term_where_it_does_not_he
         .unwrap();
     let mut proxy = adapter.proxy(identity);
     proxy.facet = "Process".to_owned();
-    let (stop, stopped) = watch::channel(false);
-    let serving = tokio::spawn(adapter.serve(stopped));
+    let (_serves, stop) = watch::channel(false);
     let asked = |proxy: String| Registration::Process { proxy: Some(proxy) };
     node.register("S", asked(proxy.to_string()), Some(pid))
         .await;
-    node.act("S", Action::Stop).await.unwrap();
+    tokio::select! {
+        () = adapter.serve(stop) => panic!("it was not to end"),
+        stopped = node.act("S", Action::Stop) => stopped.unwrap(),
+    }
     let report = node.until("S", |r| r.state == ServerState::Inactive).await;
     assert_eq!(report.last_exit.unwrap().0, ExitStatus::Signal(10));
-    stop.send_replace(true);
-    serving.await.unwrap();
 
     // Nobody there; somebody who never says a word; no proxy; one that nobody can find.
     let deaf = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
