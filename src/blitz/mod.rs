@@ -322,7 +322,11 @@ async fn serve(
     workshop.close().await;
     // Whoever fails leaves the registry to those who see to that: another process may have taken over.
     if ended.is_ok() && *stop.borrow() {
-        while facing.join_next().await.is_some() {}
+        while let Some(faced) = facing.join_next().await {
+            if let Err(error) = faced {
+                warn!(%error, "the Ice adapter had failed");
+            }
+        }
     }
     ended
 }

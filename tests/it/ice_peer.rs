@@ -21,17 +21,17 @@ use crate::harness::{example, pause};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const LIMIT: Option<Duration> = Some(PATIENCE);
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/peers");
+pub(crate) const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/peers");
 
 /// A program that is told to end by the end of its standard input, and does not outlive this value.
-struct Program {
+pub(crate) struct Program {
     child: Child,
     stdin: Option<ChildStdin>,
     lines: mpsc::Receiver<String>,
 }
 
 impl Program {
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -53,15 +53,23 @@ impl Program {
     }
 
     #[track_caller]
-    fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         self.lines
             .recv_timeout(PATIENCE)
             .expect("the program said nothing")
     }
 
+    /// Says a line to it and returns its answer.
+    #[track_caller]
+    pub(crate) fn ask(&mut self, line: &str) -> String {
+        let stdin = self.stdin.as_mut().expect("it has not been ended");
+        writeln!(stdin, "{line}").unwrap();
+        self.line()
+    }
+
     /// Has it end, and waits for that.
     #[track_caller]
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.stdin = None;
         let limit = Instant::now() + PATIENCE;
         while self.child.try_wait().unwrap().is_none() {
@@ -89,7 +97,7 @@ impl Drop for Program {
 }
 
 /// Returns whether a program of Debian's works; one that is required has to.
-fn has(program: &str, args: &[&str]) -> bool {
+pub(crate) fn has(program: &str, args: &[&str]) -> bool {
     let run = Command::new(program)
         .args(args)
         .stdin(Stdio::null())

@@ -53,8 +53,8 @@ pub(super) struct Door {
     /// Becomes true when there will be none any more.
     ended: watch::Sender<bool>,
     tickets: Mutex<Tickets>,
-    /// The objects of the sessions that are open here, one for each client.
-    open: Mutex<HashMap<SessionId, Vec<Identity>>>,
+    /// The objects of the sessions that are open here, one for each client, and how often that client is in it.
+    open: Mutex<HashMap<SessionId, HashMap<Identity, u32>>>,
 }
 
 /// The adapter, and what is behind it.
@@ -128,7 +128,8 @@ impl Face {
     /// Serves, and is in the registry as soon as that answers, until `stop` becomes true.
     pub(super) async fn serve(self, stop: watch::Receiver<bool>) {
         let Self { adapter, door } = self;
-        info!(server = %door.server, endpoints = ?door.endpoints, "serves Ice");
+        let endpoints: Vec<String> = door.endpoints.iter().map(ToString::to_string).collect();
+        info!(server = %door.server, ?endpoints, "serves Ice");
         let at = adapter.proxy(Identity::new("dummy"));
         let registered = async {
             if !door.settings.adapter.is_empty() {
@@ -192,38 +193,50 @@ impl Door {
         Proxy::new(identity, Reference::Direct(self.endpoints.clone()))
     }
 
-    /// Makes the object of a client's session.
+    /// Makes the object of a client's session. A client that comes again before its lost connection is noticed has the same object.
     fn seat(self: &Arc<Self>, uuid: SessionId, client: &str) -> Identity {
         let identity = Identity {
             name: uuid.reveal(),
             category: session::category(client),
         };
-        let object = Object::new(Arc::downgrade(self), uuid);
         let mut open = self.open();
-        let of_session = open.entry(uuid).or_default();
-        if !of_session.contains(&identity) {
-            of_session.push(identity.clone());
+        let times = open
+            .entry(uuid)
+            .or_default()
+            .entry(identity.clone())
+            .or_default();
+        if *times == 0 {
+            let object = Object::new(Arc::downgrade(self), uuid);
+            self.servants.add(&identity, "", Arc::new(object));
         }
-        self.servants.add(&identity, "", Arc::new(object));
+        *times += 1;
         identity
     }
 
-    /// Takes away the object of one client; false if it was not there.
+    /// Has a client leave, and takes its object away if it was in it once only; false if it was not in it.
     fn leave(&self, uuid: SessionId, identity: &Identity) -> bool {
         let mut open = self.open();
-        if let Some(of_session) = open.get_mut(&uuid) {
-            of_session.retain(|other| other != identity);
-            if of_session.is_empty() {
-                open.remove(&uuid);
-            }
+        let Some(of_session) = open.get_mut(&uuid) else {
+            return false;
+        };
+        let Some(times) = of_session.get_mut(identity) else {
+            return false;
+        };
+        *times -= 1;
+        if *times == 0 {
+            of_session.remove(identity);
+            self.servants.remove(identity, "");
         }
-        self.servants.remove(identity, "").is_some()
+        if of_session.is_empty() {
+            open.remove(&uuid);
+        }
+        true
     }
 
     /// Takes away the objects of a session that has ended.
     fn forget(&self, uuid: SessionId) {
         let mut open = self.open();
-        for identity in open.remove(&uuid).unwrap_or_default() {
+        for identity in open.remove(&uuid).unwrap_or_default().into_keys() {
             self.servants.remove(&identity, "");
         }
     }
@@ -238,7 +251,7 @@ impl Door {
         }
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<SessionId, Vec<Identity>>> {
+    fn open(&self) -> MutexGuard<'_, HashMap<SessionId, HashMap<Identity, u32>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -288,6 +288,14 @@ async fn only_who_was_verified_gets_a_session_and_once() {
     one.ask(&session, "keepAlive").await.unwrap();
     assert!(one.ask(&session, "getAdminService").await.is_err());
 
+    // A client that comes again while its first connection is lost leaves once for each.
+    assert!(one.check(&uuid, &uuid).await.1);
+    let second = one.create(&uuid).await.unwrap();
+    assert_eq!(second.identity, session.identity);
+    one.ask(&session, "destroy").await.unwrap();
+    one.ask(&second, "keepAlive").await.unwrap();
+    assert_eq!(blitz.sessions().await[0].references, 1);
+
     // Left behind, it waits for who joins it.
     one.ask(&session, "detachOnDestroy").await.unwrap();
     one.ask(&session, "destroy").await.unwrap();
