@@ -7,6 +7,7 @@ mod clock;
 mod files;
 mod guard;
 mod hub;
+mod ice;
 mod image;
 mod images;
 mod lease;
@@ -29,6 +30,7 @@ mod values;
 mod workshop;
 mod writable;
 
+pub use ice::IceError;
 pub use probe::Target as ProbeTarget;
 pub use properties::PropertiesError;
 pub use read_only::Finding;
@@ -42,10 +44,12 @@ use std::path::{Path, PathBuf};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use guard::Guard;
+use ice::Face;
 use place::{Ended, Place};
 use properties::{Properties, Settings};
 use repository::Repository;
@@ -114,6 +118,9 @@ pub enum BlitzError {
     /// The socket for the contents of files cannot be listened on (exit code 1).
     #[error("cannot open the data socket of this Blitz")]
     Data(#[source] io::Error),
+    /// The adapter for Ice cannot be opened (exit code 1).
+    #[error("cannot open the Ice adapter of this Blitz")]
+    Ice(#[source] IceError),
     /// Signals or the runtime cannot be set up (exit code 1).
     #[error("cannot set up the process")]
     Process(#[source] io::Error),
@@ -273,10 +280,20 @@ async fn serve(
         // Beside everything else: only scripts need it.
         tokio::task::spawn_blocking(move || workshop.prepare().is_ok());
     }
+    let uuid = Uuid::new_v4().to_string();
+    let face = Face::open(&setup.server, &uuid, &setup.settings.all)
+        .await
+        .map_err(BlitzError::Ice)?;
+    let door = face.as_ref().map(Face::door);
+    let mut facing = JoinSet::new();
+    if let Some(face) = face {
+        facing.spawn(face.serve(stop.clone()));
+    }
     let place = Place {
         run_dir,
         address,
-        uuid: Uuid::new_v4().to_string(),
+        uuid,
+        door,
         reasons: guard.reasons(),
         repository: repository.clone(),
         workshop,
@@ -304,6 +321,14 @@ async fn serve(
         () = keeping => Ok(()),
     };
     workshop.close().await;
+    // Whoever fails leaves the registry to those who see to that: another process may have taken over.
+    if ended.is_ok() && *stop.borrow() {
+        while let Some(faced) = facing.join_next().await {
+            if let Err(error) = faced {
+                warn!(%error, "the Ice adapter had failed");
+            }
+        }
+    }
     ended
 }
 

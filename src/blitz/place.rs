@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::clock::Clock;
+use super::ice::Door;
 use super::images::Images;
 use super::lease::Lease;
 use super::login::Login;
@@ -40,6 +41,8 @@ pub(super) struct Place {
     pub(super) reasons: watch::Receiver<ReadOnlyReason>,
     pub(super) repository: Option<Arc<Repository>>,
     pub(super) workshop: Arc<Workshop>,
+    /// What Ice clients come through, where there is a registry.
+    pub(super) door: Option<Arc<Door>>,
 }
 
 impl Place {
@@ -95,6 +98,9 @@ impl Place {
         timers.spawn(blitz.clone().run_timers(ending.clone()));
         timers.spawn(blitz.clone().keep_lease(ending.clone()));
         timers.spawn(blitz.clone().tell_read_only(ending.clone()));
+        if let Some(door) = &self.door {
+            timers.spawn(door.clone().attend(blitz.clone(), ending.clone()));
+        }
         let me = Hello::new(Role::Blitz, server.as_str());
         let serving = listener.serve::<BlitzLink, _>(me, blitz.clone(), ending);
         tokio::pin!(serving);

@@ -146,17 +146,31 @@ fn concerns_sessions(request: &Request) -> bool {
 
 impl Blitz {
     async fn create(self: Arc<Self>, create: Create) -> Result<Reply, Refusal> {
-        let (time_to_idle_ms, time_to_live_ms) = self
-            .settings()
-            .limits(create.time_to_idle_ms, create.time_to_live_ms)
-            .map_err(refused)?;
-        if create.token.as_ref().is_some_and(|t| t.len() > MAX_TEXT) {
-            return Err(invalid("the token of a creation is too long"));
-        }
+        // Before the password, which takes its time.
+        self.limits(&create)?;
         let user = self
             .login
             .verify(&self.tasks, &create.user, &create.password)
             .await?;
+        self.create_for(user, create).await
+    }
+
+    fn limits(&self, create: &Create) -> Result<(u64, u64), Refusal> {
+        if create.token.as_ref().is_some_and(|t| t.len() > MAX_TEXT) {
+            return Err(invalid("the token of a creation is too long"));
+        }
+        self.settings()
+            .limits(create.time_to_idle_ms, create.time_to_live_ms)
+            .map_err(refused)
+    }
+
+    /// Opens a session for a user who has been verified; the password of the creation is not looked at.
+    pub(super) async fn create_for(
+        self: Arc<Self>,
+        user: UserRow,
+        create: Create,
+    ) -> Result<Reply, Refusal> {
+        let (time_to_idle_ms, time_to_live_ms) = self.limits(&create)?;
         let now_ms = self.clock.now().wall_ms;
         let row = SessionRow {
             uuid: SessionId::random(),
@@ -238,7 +252,8 @@ impl Blitz {
         Ok(Reply::Session(known.unwrap_or_else(|| self.view(row))))
     }
 
-    async fn join(self: Arc<Self>, uuid: SessionId) -> Result<Reply, Refusal> {
+    /// Adds a reference to a session.
+    pub(super) async fn join(self: Arc<Self>, uuid: SessionId) -> Result<Reply, Refusal> {
         self.access(uuid).await?;
         let blitz = self.clone();
         self.tasks
@@ -261,7 +276,8 @@ impl Blitz {
             .await?
     }
 
-    async fn detach(self: Arc<Self>, uuid: SessionId) -> Result<Reply, Refusal> {
+    /// Takes a reference from a session, which ends with the last.
+    pub(super) async fn detach(self: Arc<Self>, uuid: SessionId) -> Result<Reply, Refusal> {
         let user = self.access(uuid).await?.user;
         let blitz = self.clone();
         self.tasks

@@ -527,6 +527,13 @@ impl Blitz {
         })
     }
 
+    /// Returns why the store fails, if it does.
+    pub(super) fn failing(&self) -> Option<String> {
+        let core = self.core();
+        let why = core.failing.as_ref()?;
+        Some(format!("the store of {} fails: {why}", self.server))
+    }
+
     /// Returns whether it is to take no new sessions.
     pub(super) fn is_draining(&self) -> bool {
         self.core().draining

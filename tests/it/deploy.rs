@@ -367,7 +367,7 @@ fn an_application_of_no_file_is_deployed_and_outlives_the_master() {
         panic!("{reply:?}");
     };
     assert_eq!(report.changes.len(), 1);
-    grid.wait_state("b", "Active");
+    grid.wait_state("b", "active");
     let shown = &grid.status()["applications"][0];
     assert_eq!(shown["descriptor"], "tool");
     assert!(shown["source"].get("definition").is_none());

@@ -21,7 +21,7 @@ use crate::harness::{example, pause};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const LIMIT: Option<Duration> = Some(PATIENCE);
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/peers");
+pub(crate) const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/peers");
 
 /// A program that is told to end by the end of its standard input, and does not outlive this value.
 pub(crate) struct Program {
@@ -59,6 +59,14 @@ impl Program {
             .expect("the program said nothing")
     }
 
+    /// Says a line to it and returns its answer.
+    #[track_caller]
+    pub(crate) fn ask(&mut self, line: &str) -> String {
+        let stdin = self.stdin.as_mut().expect("it has not been ended");
+        writeln!(stdin, "{line}").unwrap();
+        self.line()
+    }
+
     /// Has it end, and waits for that.
     #[track_caller]
     pub(crate) fn end(&mut self) {
@@ -89,7 +97,7 @@ impl Drop for Program {
 }
 
 /// Returns whether a program of Debian's works; one that is required has to.
-fn has(program: &str, args: &[&str]) -> bool {
+pub(crate) fn has(program: &str, args: &[&str]) -> bool {
     let run = Command::new(program)
         .args(args)
         .stdin(Stdio::null())

@@ -103,7 +103,10 @@ fn every_descriptor_comes_back_over_bytes() {
             Some(load_descriptor(&Disk, &request).ok()?.definition)
         };
         let (first, second) = (of(&args["file"]), of(&args["update"]));
-        if let (Some(first), Some(second)) = (&first, &second) {
+        // An update keeps the name of what it updates.
+        if let (Some(first), Some(second)) = (&first, &second)
+            && first.name == second.name
+        {
             let place = case.display().to_string();
             updates(first, second, &place);
             updates(second, first, &place);

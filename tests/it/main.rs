@@ -3,6 +3,7 @@
 
 mod allocation;
 mod bad_input;
+mod blitz_ice;
 mod chaos;
 mod config;
 mod deploy;

@@ -1,0 +1,103 @@
+//! `BlitzVerifier`: checks passwords, and the UUIDs of sessions that are to be joined.
+
+use std::sync::Weak;
+
+use super::Door;
+use super::answer::{done, failed, params};
+use super::manager::{client_of, is_internal};
+use super::peers::{pass_on, was_passed};
+use super::tickets::Grant;
+use crate::ice::net::{Answer, Call, Incoming, Responder, Servant, Served};
+use crate::ice::{Encode as _, Missing};
+use crate::ipc::{Refusal, RefusalKind};
+use crate::model::{Secret, SessionId};
+
+/// The verifier.
+pub(super) struct Verifier(pub(super) Weak<Door>);
+
+impl Servant for Verifier {
+    fn types(&self) -> &[&str] {
+        &["::Glacier2::PermissionsVerifier"]
+    }
+
+    fn dispatch(&self, incoming: &Incoming<'_>, responder: Responder<'_>) -> Served {
+        if incoming.target().operation != "checkPermissions" {
+            return responder.missing(Missing::Operation);
+        }
+        let (door, call) = (self.0.clone(), incoming.to_call());
+        responder.later(async move {
+            match door.upgrade() {
+                Some(door) => door.check_permissions(&call).await,
+                None => failed("the Blitz has stopped"),
+            }
+        })
+    }
+}
+
+/// What became of a check.
+enum Checked {
+    Right,
+    Wrong(String),
+    /// Another Blitz may know.
+    NotHere(String),
+}
+
+impl Door {
+    async fn check_permissions(&self, call: &Call) -> Answer {
+        let (user, password) = match params::<(String, String)>(call) {
+            Ok((user, password)) => (user, Secret::new(password)),
+            Err(malformed) => return malformed,
+        };
+        let say = |reason: &str, right: bool| done(call, |writer| (reason, right).encode(writer));
+        match self.check(call, &user, &password).await {
+            Checked::Right => say("", true),
+            Checked::Wrong(reason) => say(&reason, false),
+            Checked::NotHere(reason) if was_passed(call) => failed(reason),
+            Checked::NotHere(reason) => {
+                let elsewhere = pass_on(&self.settings, &self.client, call).await;
+                elsewhere.unwrap_or_else(|| say(&reason, false))
+            }
+        }
+    }
+
+    async fn check(&self, call: &Call, user: &str, password: &Secret) -> Checked {
+        let Some(blitz) = self.blitz().await else {
+            return Checked::NotHere(super::manager::TURNS.to_owned());
+        };
+        let not_here = |refusal: Refusal| Checked::NotHere(refusal.message);
+        if let Err(refusal) = blitz.require_lease() {
+            return not_here(refusal);
+        }
+        let joined = SessionId::parse(user).filter(|_| user == password.reveal());
+        let grant = match joined {
+            Some(uuid) => match blitz.access(uuid).await {
+                Ok(_) => Grant::Session(uuid),
+                Err(refusal) => return not_here(refusal),
+            },
+            None => {
+                // Whoever can have no session here is better known where they can.
+                if let Err(refusal) = blitz.admit(is_internal(&blitz, call)) {
+                    return not_here(refusal);
+                }
+                if let Some(failing) = blitz.failing() {
+                    return Checked::NotHere(failing);
+                }
+                match blitz.login.verify(&blitz.tasks, user, password).await {
+                    Ok(row) => Grant::User(row),
+                    Err(refusal) => {
+                        return match refusal.kind {
+                            RefusalKind::Unavailable | RefusalKind::Failed => not_here(refusal),
+                            _ => Checked::Wrong(refusal.message),
+                        };
+                    }
+                }
+            }
+        };
+        // Without a client there will be no session either.
+        if let Some(client) = client_of(call) {
+            let now = blitz.clock.now().mono;
+            self.tickets().put(user, client, grant, now);
+        }
+        Checked::Right
+    }
+}
