@@ -19,7 +19,7 @@ pub(super) fn application(out: &mut Output, info: &ApplicationInfo, objects: &Ob
         out.value("updated by", &info.update_user);
         out.value_if("description", &of.description);
         variables(out, &of.variables);
-        sets(out, &of.property_sets);
+        sets(out, &of.property_sets, &|name| variable(name, None, of));
         distribution(out, &of.distrib);
         if !of.replica_groups.is_empty() {
             out.block("replica groups", |out| {
@@ -96,7 +96,10 @@ pub(super) fn node(
         out.value_if("load factor", &node.load_factor);
         out.value_if("description", &node.description);
         variables(out, &node.variables);
-        sets(out, &node.property_sets);
+        let own = Some((name, node));
+        sets(out, &node.property_sets, &|name| {
+            variable(name, own, application)
+        });
         let (instances, servers) = servers_of(name, node, application, objects);
         if !instances.is_empty() || !servers.is_empty() {
             out.block("servers", |out| {
@@ -142,29 +145,41 @@ pub(super) fn instance_id(
         return instance.template.clone();
     };
     let value = |name: &str| {
-        instance
-            .parameter_values
-            .get(name)
-            .or_else(|| template.parameter_defaults.get(name))
-            .or_else(|| node.variables.get(name))
-            .or_else(|| application.variables.get(name))
-            .cloned()
-            .or_else(|| match name {
-                "node" => Some(node_name.to_owned()),
-                "application" => Some(application.name.clone()),
-                _ => None,
-            })
+        let given = instance.parameter_values.get(name);
+        let given = given.or_else(|| template.parameter_defaults.get(name));
+        let own = Some((node_name, node));
+        given.cloned().or_else(|| variable(name, own, application))
     };
-    let mut id = server.id.clone();
-    // Values may have variables of their own, which are bounded: names that lead back to themselves are no ids.
+    resolve(&server.id, &value)
+}
+
+/// Returns the value of a variable, of a node or of the application.
+fn variable(
+    name: &str,
+    node: Option<(&str, &NodeDescriptor)>,
+    application: &ApplicationDescriptor,
+) -> Option<String> {
+    let of_node = node.and_then(|(_, node)| node.variables.get(name));
+    let found = of_node.or_else(|| application.variables.get(name));
+    found.cloned().or_else(|| match name {
+        "node" => node.map(|(name, _)| name.to_owned()),
+        "application" => Some(application.name.clone()),
+        _ => None,
+    })
+}
+
+/// Replaces variables, also those in the values of others, of which only so many may stand in each other: names that lead back to themselves
+/// have no end.
+fn resolve(text: &str, value: &impl Fn(&str) -> Option<String>) -> String {
+    let mut text = text.to_owned();
     for _ in 0..8 {
-        let next = replace(&id, &value);
-        if next == id {
+        let next = replace(&text, value);
+        if next == text {
             break;
         }
-        id = next;
+        text = next;
     }
-    id
+    text
 }
 
 /// Replaces variables by their values; those without one stay.
@@ -316,7 +331,7 @@ fn communicator(out: &mut Output, of: &CommunicatorDescriptor) {
             .cloned()
             .collect(),
     };
-    if !set.references.is_empty() || !set.properties.is_empty() {
+    if !of.property_set.references.is_empty() || !of.property_set.properties.is_empty() {
         properties(out, "properties", &set);
     }
 }
@@ -375,9 +390,18 @@ fn variables(out: &mut Output, variables: &Texts) {
     }
 }
 
-fn sets(out: &mut Output, sets: &PropertySets) {
+/// Describes named property sets, in which variables are replaced already.
+fn sets(out: &mut Output, sets: &PropertySets, value: &impl Fn(&str) -> Option<String>) {
     for (id, set) in sets {
-        properties(out, &format!("properties `{id}'"), set);
+        let resolved = set.properties.iter().map(|property| PropertyDescriptor {
+            name: resolve(&property.name, value),
+            value: resolve(&property.value, value),
+        });
+        let set = PropertySetDescriptor {
+            references: set.references.clone(),
+            properties: resolved.collect(),
+        };
+        properties(out, &format!("properties `{id}'"), &set);
     }
 }
 

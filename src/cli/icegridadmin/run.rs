@@ -201,13 +201,7 @@ async fn dispatch(
         }
         ("server state", [id]) => server::state(admin, console, id).await,
         ("server pid", [id]) => server::pid(admin, console, id).await,
-        ("server start", [id]) => {
-            // Whether it was started, or was running already, is all the same.
-            admin
-                .call::<bool>("startServer", Mode::Normal, (*id,))
-                .await?;
-            Ok(())
-        }
+        ("server start", [id]) => Ok(admin.call("startServer", Mode::Normal, (*id,)).await?),
         ("server stop", [id]) => Ok(admin.call("stopServer", Mode::Normal, (*id,)).await?),
         ("server patch", _) => application::patch(admin, arguments, "patchServer", name).await,
         ("server signal", [id, signal]) => server::signal(admin, id, signal).await,
