@@ -378,6 +378,6 @@ fn an_application_of_no_file_is_deployed_and_outlives_the_master() {
     grid.run("start").ok();
     assert_eq!(grid.pid("b"), pid);
     grid.run("restart").ok();
-    grid.wait_state("b", "Active");
+    grid.wait_state("b", "active");
     assert_eq!(grid.status()["applications"][0]["descriptor"], "tool");
 }

@@ -119,8 +119,11 @@ fn every_descriptor_comes_back_over_bytes() {
         comes_back(application, &file.display().to_string());
     }
     for (file, new) in &all {
-        updates(&all[0].1, new, &file.display().to_string());
-        updates(new, &all[0].1, &file.display().to_string());
+        // An update keeps the name of what it updates.
+        let mut other = all[0].1.clone();
+        other.name.clone_from(&new.name);
+        updates(&other, new, &file.display().to_string());
+        updates(new, &other, &file.display().to_string());
     }
     println!("{} applications, {pairs} updates", all.len());
 }
