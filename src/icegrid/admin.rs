@@ -461,7 +461,7 @@ fn identity(info: &ObjectInfo) -> Option<&Identity> {
     info.proxy.as_ref().map(|proxy| &proxy.identity)
 }
 
-/// Returns every well-known object, the registry's own among them, in the order of their identities.
+/// Returns every well-known object in the order of their identities, and then the registry's own.
 pub(super) fn all_objects(grid: &Grid) -> Vec<ObjectInfo> {
     let mut all: Vec<ObjectInfo> = {
         let registry = grid.handle.registry();
@@ -475,11 +475,6 @@ pub(super) fn all_objects(grid: &Grid) -> Vec<ObjectInfo> {
         class: own.type_id.to_owned(),
         proxy: Some(own.proxy),
     }));
-    let order = |info: &ObjectInfo| {
-        let id = identity(info);
-        id.map(|id| (id.category.clone(), id.name.clone()))
-    };
-    all.sort_by_cached_key(order);
     all
 }
 

@@ -124,8 +124,8 @@ impl Grid {
     /// Returns the registry's own objects, which are well-known too.
     pub(super) fn own_objects(&self) -> Vec<Own> {
         let mut all: Vec<Own> = [
-            ("Locator", "::Ice::Locator"),
             ("Query", "::IceGrid::Query"),
+            ("Locator", "::Ice::Locator"),
             ("Registry", "::IceGrid::Registry"),
         ]
         .into_iter()
@@ -136,14 +136,11 @@ impl Grid {
         })
         .collect();
         let registry = self.locator_registry();
-        all.insert(
-            1,
-            Own {
-                identity: registry.identity.clone(),
-                type_id: "::Ice::LocatorRegistry",
-                proxy: registry,
-            },
-        );
+        all.push(Own {
+            identity: registry.identity.clone(),
+            type_id: "::Ice::LocatorRegistry",
+            proxy: registry,
+        });
         all
     }
 
