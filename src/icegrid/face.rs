@@ -1,6 +1,6 @@
 //! The registry's face: its adapters, its own objects, and what its servants share.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -69,6 +69,8 @@ pub(super) struct Grid {
     loads: Mutex<Loads>,
     /// Calls objects that have to be looked up first.
     resolver: OnceLock<Client>,
+    /// Servers that are being started and nobody waits for.
+    starting: Mutex<HashSet<ServerId>>,
     /// What nobody waits for.
     behind: Mutex<JoinSet<()>>,
     pub(super) sessions: Sessions,
@@ -304,11 +306,18 @@ impl Grid {
     }
 
     /// Starts servers that more clients could use, and does not wait.
-    pub(super) fn start_behind(&self, startable: &[ServerId]) {
+    pub(super) fn start_behind(self: &Arc<Self>, startable: &[ServerId]) {
         for server in startable {
-            let (handle, server) = (self.handle.clone(), server.clone());
+            // Once at a time, however many ask.
+            let starting = || self.starting.lock().unwrap_or_else(PoisonError::into_inner);
+            if !starting().insert(server.clone()) {
+                continue;
+            }
+            let (grid, server) = (self.clone(), server.clone());
             self.behind(async move {
-                let _ = handle.activate(&server, ACTIVATION).await;
+                let _ = grid.handle.activate(&server, ACTIVATION).await;
+                let mut starting = grid.starting.lock().unwrap_or_else(PoisonError::into_inner);
+                starting.remove(&server);
             });
         }
     }
@@ -393,6 +402,7 @@ impl Face {
             server_endpoints: OnceLock::new(),
             loads: Mutex::default(),
             resolver: OnceLock::new(),
+            starting: Mutex::default(),
             behind: Mutex::default(),
             sessions: Sessions::default(),
             serial: Mutex::default(),

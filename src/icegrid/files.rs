@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::face::Grid;
 use super::operation::{Outcome, Raised, now, params};
-use super::session::REPLICA;
+use super::session::{Open, REPLICA};
 use super::types::{
     FileNotAvailableException, NodeNotExistException, RegistryNotExistException,
     ServerNotExistException,
@@ -60,7 +60,7 @@ pub(super) fn open(_: &Grid, operation: &str, incoming: &Incoming<'_>) -> Outcom
     Ok(Asked { of, lines })
 }
 
-fn unavailable(reason: impl Into<String>) -> Raised {
+pub(super) fn unavailable(reason: impl Into<String>) -> Raised {
     FileNotAvailableException {
         reason: reason.into(),
     }
@@ -157,14 +157,21 @@ fn open_at(path: &Path, lines: i32) -> io::Result<File> {
 /// Reads a file piece by piece.
 pub(super) struct FileIterator {
     grid: Weak<Grid>,
+    session: Weak<Open>,
     identity: Identity,
     reading: Mutex<(File, Vec<u8>)>,
 }
 
 impl FileIterator {
-    pub(super) fn new(grid: &Arc<Grid>, identity: Identity, file: File) -> Self {
+    pub(super) fn new(
+        grid: &Arc<Grid>,
+        session: &Arc<Open>,
+        identity: Identity,
+        file: File,
+    ) -> Self {
         Self {
             grid: Arc::downgrade(grid),
+            session: Arc::downgrade(session),
             identity,
             reading: Mutex::new((file, Vec::new())),
         }
@@ -206,6 +213,9 @@ impl Servant for FileIterator {
             "destroy" => {
                 if let Some(grid) = self.grid.upgrade() {
                     grid.servants.remove_all(&self.identity);
+                }
+                if let Some(session) = self.session.upgrade() {
+                    session.forget(&self.identity);
                 }
                 now(responder, Ok(()))
             }

@@ -47,6 +47,9 @@ impl Servant for Registry {
             Err(raised) => return now::<()>(responder, Err(raised)),
         };
         let (grid, connection) = (self.0.clone(), incoming.connection.clone());
+        if grid.sessions.are_too_many() {
+            return now::<()>(responder, Err(denied("too many sessions are open")));
+        }
         later(responder, async move {
             admit(&grid, kind, &user, &password).await?;
             info!(user = ?user, peer = %connection.peer(), kind = ?kind, "a session with the registry");

@@ -1,11 +1,11 @@
 //! Sessions with the registry: of administrators, and of clients that allocate objects.
 //!
-//! A session ends by `destroy`, with its connection, or when nothing has been heard of it for the time-out. With it end its objects and its lock.
+//! A session ends by `destroy`, or with its connection, which is closed when nothing has been heard over it for the time-out. With it end its objects and its lock.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::info;
 use uuid::Uuid;
@@ -18,8 +18,16 @@ use super::types::{
     AccessDeniedException, AllocationException, ObjectNotRegisteredException,
     ObserverAlreadyRegisteredException,
 };
-use crate::ice::net::{Connection, Incoming, Responder, Servant, Served};
+use crate::ice::net::{
+    Acm, Connection, Heartbeat, IdleClose, Incoming, Responder, Servant, Served,
+};
 use crate::ice::{Identity, Missing, Proxy};
+
+/// How many sessions may be open at once.
+const SESSIONS_MAX: usize = 1000;
+
+/// How many objects a session may have: itself, its administration, and files that it reads.
+const OBJECTS_MAX: usize = 100;
 
 /// The name of the one registry there is.
 pub(super) const REPLICA: &str = "Master";
@@ -50,14 +58,17 @@ pub(super) struct Open {
     pub(super) user: String,
     /// The objects that end with it.
     objects: Mutex<Vec<Identity>>,
-    /// Moves whenever something is heard of it.
-    heard: watch::Sender<u64>,
     /// Ends it.
     end: mpsc::Sender<()>,
     observed: Mutex<Option<Vec<Identity>>>,
 }
 
 impl Open {
+    /// Forgets an object that has ended before the session.
+    pub(super) fn forget(&self, identity: &Identity) {
+        self.objects().retain(|known| known != identity);
+    }
+
     fn objects(&self) -> MutexGuard<'_, Vec<Identity>> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -66,6 +77,11 @@ impl Open {
 impl Sessions {
     fn open(&self) -> MutexGuard<'_, HashMap<String, Arc<Open>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whether no more sessions are opened.
+    pub(super) fn are_too_many(&self) -> bool {
+        self.open().len() >= SESSIONS_MAX
     }
 
     /// Returns the user of the update that is under way, unless it is this session's.
@@ -86,6 +102,12 @@ impl Sessions {
 
 /// Opens a session and returns its proxy.
 pub(super) fn open(grid: &Arc<Grid>, kind: Kind, user: String, connection: &Connection) -> Proxy {
+    // Nothing heard for the time-out closes the connection, and that ends the session. Heartbeats are heard, too.
+    connection.set_acm(Acm {
+        timeout: grid.settings.session_timeout,
+        close: IdleClose::Forceful,
+        heartbeat: Heartbeat::OnDispatch,
+    });
     let id = Uuid::new_v4().to_string();
     let (end, ending) = mpsc::channel(1);
     let session = Arc::new(Open {
@@ -93,7 +115,6 @@ pub(super) fn open(grid: &Arc<Grid>, kind: Kind, user: String, connection: &Conn
         kind,
         user: user.clone(),
         objects: Mutex::default(),
-        heard: watch::Sender::new(0),
         end,
         observed: Mutex::default(),
     });
@@ -137,19 +158,10 @@ async fn watch_over(
     connection: Connection,
     mut ending: mpsc::Receiver<()>,
 ) {
-    let timeout = grid.settings.session_timeout;
-    let mut heard = session.heard.subscribe();
-    let why = loop {
-        heard.mark_unchanged();
-        // Cancel safe: all of them only wait. Heartbeats keep a connection open, and an open connection a session.
-        tokio::select! {
-            _ = ending.recv() => break "destroyed",
-            _ = connection.closed() => break "its connection has ended",
-            changed = heard.changed() => if changed.is_err() { break "destroyed" },
-            () = tokio::time::sleep(timeout) => if !connection.is_open() {
-                break "nothing was heard of it";
-            },
-        }
+    // Cancel safe: both only wait.
+    let why = tokio::select! {
+        _ = ending.recv() => "destroyed",
+        _ = connection.closed() => "its connection has ended",
     };
     grid.sessions.open().remove(&session.id);
     for identity in session.objects().drain(..) {
@@ -182,7 +194,6 @@ impl Servant for Session {
 
     fn dispatch(&self, incoming: &Incoming<'_>, responder: Responder<'_>) -> Served {
         let (grid, session) = (&self.grid, &self.session);
-        session.heard.send_modify(|heard| *heard += 1);
         match (session.kind, incoming.target().operation) {
             (_, "keepAlive") => now(responder, Ok(())),
             (_, "destroy") => {
@@ -278,7 +289,10 @@ impl Session {
             }
             "openServerLog" | "openServerStdErr" | "openServerStdOut" | "openNodeStdErr"
             | "openNodeStdOut" | "openRegistryStdErr" | "openRegistryStdOut" => {
-                let opened = files::open(grid, operation, incoming);
+                let opened = match session.objects().len() < OBJECTS_MAX {
+                    true => files::open(grid, operation, incoming),
+                    false => Err(files::unavailable("too many files are open")),
+                };
                 let (grid, session) = (grid.clone(), session.clone());
                 match opened {
                     Err(raised) => now::<()>(responder, Err(raised)),
@@ -288,7 +302,12 @@ impl Session {
                         grid.servants.add(
                             &identity,
                             "",
-                            Arc::new(files::FileIterator::new(&grid, identity.clone(), iterator)),
+                            Arc::new(files::FileIterator::new(
+                                &grid,
+                                &session,
+                                identity.clone(),
+                                iterator,
+                            )),
                         );
                         session.objects().push(identity.clone());
                         Ok(Some(grid.at_client(identity)))
