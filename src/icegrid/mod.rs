@@ -4,6 +4,7 @@
 //! is said of the same grid that the command line shows. What this module keeps of its own are sessions with the registry, which end with
 //! their connections, and load averages of some seconds' age.
 //!
+#![doc = include_str!("LIFECYCLE.md")]
 #![doc = include_str!("BEHAVIOUR.md")]
 
 mod admin;
