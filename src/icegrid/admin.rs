@@ -10,7 +10,7 @@ use nix::unistd::geteuid;
 
 use super::applications;
 use super::face::{Grid, Own};
-use super::operation::{Outcome, Raised, later, now, params};
+use super::operation::{Outcome, Raised, failed, later, now, params};
 use super::relay;
 use super::session::REPLICA;
 use super::types::{
@@ -141,7 +141,7 @@ pub(super) fn pid(report: &ServerReport) -> i32 {
 
 async fn stop_grid(grid: &Grid) -> Outcome<()> {
     let stopped = grid.handle.stop(uid()).await;
-    stopped.map_err(|refusal| Raised::Failed(refusal.to_string()))
+    stopped.map_err(failed)
 }
 
 // Servers.
@@ -244,7 +244,7 @@ async fn enable(grid: &Grid, id: &str, enabled: bool) -> Outcome<()> {
         false => ServerAction::Disable,
     };
     let done = grid.handle.act(&report.id, action, ACT, uid()).await;
-    done.map_err(|refusal| Raised::Failed(refusal.to_string()))
+    done.map_err(failed)
 }
 
 async fn start(grid: &Grid, id: String) -> Outcome<()> {
@@ -383,7 +383,7 @@ async fn remove_adapter(grid: &Grid, id: String) -> Outcome<()> {
         return Err(DeploymentException { reason }.into());
     }
     let removed = grid.handle.set_adapter(&id, None).await;
-    removed.map_err(|refusal| Raised::Failed(refusal.to_string()))
+    removed.map_err(failed)
 }
 
 // Objects.

@@ -10,7 +10,7 @@ use super::descriptors::{
     server_to_slice, update_application,
 };
 use super::face::Grid;
-use super::operation::{Outcome, Raised, WithObjects, later, now, params, params_with};
+use super::operation::{Outcome, Raised, WithObjects, failed, later, now, params, params_with};
 use super::types::{
     AccessDeniedException, ApplicationDescriptor, ApplicationInfo, ApplicationNotExistException,
     ApplicationUpdateDescriptor, DESCRIPTORS, DeploymentException, ServerInfo,
@@ -157,10 +157,6 @@ fn instance(incoming: &Incoming<'_>) -> Outcome<(String, Edit)> {
         instantiate_server(old, &node, &instance).map_err(|error| error.exception().reason)
     };
     Ok((application, Edit::Change(Box::new(make))))
-}
-
-fn failed(refusal: Refusal) -> Raised {
-    Raised::Failed(refusal.to_string())
 }
 
 async fn info(grid: &Grid, name: String) -> Outcome<WithObjects<ApplicationInfo>> {

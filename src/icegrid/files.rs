@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::face::Grid;
-use super::operation::{Outcome, Raised, now, params};
+use super::operation::{Outcome, Raised, failed, now, params};
 use super::session::{Open, REPLICA};
 use super::types::{
     FileNotAvailableException, NodeNotExistException, RegistryNotExistException,
@@ -86,7 +86,7 @@ pub(super) async fn find(grid: &Grid, asked: Asked) -> Outcome<File> {
             let unknown = || Raised::from(ServerNotExistException { id: id.clone() });
             let server: ServerId = id.parse().map_err(|_| unknown())?;
             let found = grid.handle.server(&server).await;
-            let found = found.map_err(|refusal| Raised::Failed(refusal.to_string()))?;
+            let found = found.map_err(failed)?;
             let (_, _, descriptor) = found.ok_or_else(unknown)?;
             match stream {
                 Stream::Out => paths.server_log(&server, "out"),

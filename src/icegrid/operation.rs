@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::ice::net::{Answer, Incoming, Responder, Served, malformed};
 use crate::ice::{Decode, DecodeError, Encode, Encoding, Family, Format, Objects, Throw, Writer};
+use crate::ipc::Refusal;
 
 /// Why an operation has no results.
 #[derive(Debug)]
@@ -27,6 +28,11 @@ impl<E: Throw + 'static> From<E> for Raised {
     fn from(exception: E) -> Self {
         Self::Exception(Box::new(exception))
     }
+}
+
+/// What the master refuses, where no declared exception says it.
+pub(super) fn failed(refusal: Refusal) -> Raised {
+    Raised::Failed(refusal.to_string())
 }
 
 /// What an operation comes to.
