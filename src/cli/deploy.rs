@@ -28,6 +28,9 @@ pub(crate) struct DeployArgs {
     /// Restart changed Blitzes with live sessions one after another, each when its sessions have ended
     #[arg(long)]
     rolling: bool,
+    /// Restart nothing: tell Ice servers of properties that changed while they run; a deploy that changes more is refused
+    #[arg(long, conflicts_with_all = ["now", "rolling"])]
+    no_restart: bool,
 }
 
 pub(crate) async fn run(context: &Context, args: DeployArgs) -> Result<(), Failure> {
@@ -36,6 +39,8 @@ pub(crate) async fn run(context: &Context, args: DeployArgs) -> Result<(), Failu
         DeployMode::Now
     } else if args.rolling {
         DeployMode::Rolling
+    } else if args.no_restart {
+        DeployMode::WithoutRestart
     } else {
         DeployMode::Careful
     };

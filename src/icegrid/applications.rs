@@ -32,22 +32,29 @@ pub(super) fn dispatch(
     responder: Responder<'_>,
 ) -> Served {
     let grid = admin.grid.clone();
+    let restarting = DeployMode::Careful;
     let edit = match operation {
         "addApplication" => {
-            described(incoming).map(|new| (new.name.clone(), Edit::Add(new), false))
+            described(incoming).map(|new| (new.name.clone(), Edit::Add(new), restarting))
         }
         "syncApplication" => {
-            described(incoming).map(|new| (new.name.clone(), Edit::Replace(new), false))
+            described(incoming).map(|new| (new.name.clone(), Edit::Replace(new), restarting))
         }
-        "syncApplicationWithoutRestart" => {
-            described(incoming).map(|new| (new.name.clone(), Edit::Replace(new), true))
-        }
-        "updateApplication" => update(incoming).map(|(name, edit)| (name, edit, false)),
+        "syncApplicationWithoutRestart" => described(incoming).map(|new| {
+            (
+                new.name.clone(),
+                Edit::Replace(new),
+                DeployMode::WithoutRestart,
+            )
+        }),
+        "updateApplication" => update(incoming).map(|(name, edit)| (name, edit, restarting)),
         "updateApplicationWithoutRestart" => {
-            update(incoming).map(|(name, edit)| (name, edit, true))
+            update(incoming).map(|(name, edit)| (name, edit, DeployMode::WithoutRestart))
         }
-        "removeApplication" => params::<String>(incoming).map(|name| (name, Edit::Remove, false)),
-        "instantiateServer" => instance(incoming).map(|(name, edit)| (name, edit, false)),
+        "removeApplication" => {
+            params::<String>(incoming).map(|name| (name, Edit::Remove, restarting))
+        }
+        "instantiateServer" => instance(incoming).map(|(name, edit)| (name, edit, restarting)),
         "getAllApplicationNames" => {
             let status = grid.handle.status();
             let names = status.applications.iter().map(|a| a.name.clone());
@@ -87,7 +94,7 @@ pub(super) fn dispatch(
         }
         _ => return responder.missing(Missing::Operation),
     };
-    let (name, edit, without_restart) = match edit {
+    let (name, edit, mode) = match edit {
         Ok(edit) => edit,
         Err(raised) => return now::<()>(responder, Err(raised)),
     };
@@ -100,8 +107,7 @@ pub(super) fn dispatch(
     let edition = Edition {
         name: name.clone(),
         edit,
-        mode: DeployMode::Careful,
-        without_restart,
+        mode,
         by: admin.user.clone(),
         uid: geteuid().as_raw(),
     };

@@ -193,6 +193,8 @@ pub(crate) enum Change {
     Server(ServerId, Wish),
     /// A server goes on with an older definition, or no longer does.
     Held(ServerId, Option<Box<Held>>),
+    /// Whether a server's process is told of properties that differ, rather than started anew.
+    InPlace(ServerId, bool),
     /// A Blitz is drained, or no longer is.
     Drain(ServerId, Option<Drain>),
     /// Where `configRedirector` sends new sessions.
@@ -214,6 +216,9 @@ pub(crate) struct Desired {
     pub(crate) nodes: BTreeMap<NodeName, Switch>,
     pub(crate) servers: BTreeMap<ServerId, Wish>,
     pub(crate) held: BTreeMap<ServerId, Held>,
+    /// Servers whose process is told of properties that differ, rather than started anew: the last deploy that concerned them was to
+    /// restart nothing.
+    pub(crate) in_place: BTreeSet<ServerId>,
     pub(crate) drains: BTreeMap<ServerId, Drain>,
     /// The one shared redirect of `configRedirector` (DESIGN.md §7).
     pub(crate) redirect: Option<ServerId>,
@@ -246,6 +251,8 @@ impl Desired {
                 );
             }
             Change::Held(server, held) => set(&mut self.held, server, held.map(|held| *held)),
+            Change::InPlace(server, true) => drop(self.in_place.insert(server)),
+            Change::InPlace(server, false) => drop(self.in_place.remove(&server)),
             Change::Drain(server, drain) => set(&mut self.drains, server, drain),
             Change::Redirect(redirect) => self.redirect = redirect,
             Change::Rollout(rollout) => self.rollout = rollout.map(|rollout| *rollout),
@@ -361,6 +368,7 @@ impl Desired {
                     goal: wish.goal,
                     enabled: wish.enabled,
                     draining: self.drains.contains_key(id),
+                    in_place: self.in_place.contains(id),
                 }
             })
             .collect();

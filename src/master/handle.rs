@@ -22,6 +22,9 @@ use crate::sys::host::Load;
 /// How long what a node has taken may need to be known to the master: it is on its way already.
 const ON_ITS_WAY: Duration = Duration::from_secs(5);
 
+/// How long a server may take to take up properties.
+const TAKE_UP: Duration = Duration::from_secs(60);
+
 /// How long a node may take to say how busy its host is.
 const LOAD: Duration = Duration::from_millis(500);
 
@@ -128,8 +131,52 @@ impl Handle {
 
     /// Changes an application by what it is, durably.
     pub async fn edit(&self, edition: Edition) -> Result<DeployReport, Refusal> {
-        self.command(|answer| Command::Application { edition, answer })
-            .await
+        let report = self
+            .command(|answer| Command::Application { edition, answer })
+            .await?;
+        self.taken_up(&report).await?;
+        Ok(report)
+    }
+
+    /// Waits until the servers that a deploy restarted nothing of have taken up what changed; fails with the first that could not.
+    pub(crate) async fn taken_up(&self, report: &DeployReport) -> Result<(), Refusal> {
+        let told = report
+            .changes
+            .iter()
+            .filter(|change| change.effect == "told");
+        let told: Vec<_> = told
+            .filter_map(|c| Some((c.node.as_ref()?, &c.server)))
+            .collect();
+        if told.is_empty() || !report.applied {
+            return Ok(());
+        }
+        let generation = self.look(|desired| desired.generation).await?;
+        for (node, server) in told {
+            let taken = match self.configured(node, generation).await {
+                Ok(()) => self.ask(node, server, Action::TakeUp, TAKE_UP).await,
+                Err(refusal) => Err(refusal),
+            };
+            taken.map_err(|refusal| {
+                let message = format!(
+                    "application {} is deployed, but its server {server} goes on with older values: {}",
+                    report.application, refusal.message
+                );
+                Refusal::new(RefusalKind::Failed, message)
+                    .hint(format!("omero-grid server {server} restart"))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a node has been told what the core decided.
+    async fn configured(&self, node: &NodeName, generation: u64) -> Result<(), Refusal> {
+        let link = self.shared.link(node).ok_or_else(|| node_down(node))?;
+        let mut configured = link.configured.clone();
+        let told = configured.wait_for(|told| *told >= generation);
+        match tokio::time::timeout(ON_ITS_WAY, told).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(node_down(node)),
+        }
     }
 
     /// Does something to a server, durably, and waits for at most `wait`.
@@ -149,22 +196,18 @@ impl Handle {
                 answer,
             })
             .await?;
-        let Some(link) = self.shared.link(&node) else {
-            return match action {
-                // Noted for when the node is there again.
-                ServerAction::Enable | ServerAction::Disable => Ok(()),
-                ServerAction::Act { .. } => Err(node_down(&node)),
-            };
-        };
-        let mut configured = link.configured.clone();
-        let told = configured.wait_for(|told| *told >= generation);
-        match tokio::time::timeout(ON_ITS_WAY, told).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) | Err(_) => return Err(node_down(&node)),
-        }
         match action {
-            ServerAction::Act { action } => self.ask(&node, id, action, wait).await,
-            ServerAction::Enable | ServerAction::Disable => Ok(()),
+            ServerAction::Act { action } => {
+                self.configured(&node, generation).await?;
+                self.ask(&node, id, action, wait).await
+            }
+            // Noted for when the node is there again.
+            ServerAction::Enable | ServerAction::Disable if self.shared.link(&node).is_none() => {
+                Ok(())
+            }
+            ServerAction::Enable | ServerAction::Disable => {
+                self.configured(&node, generation).await
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use tokio::sync::{OwnedRwLockReadGuard, mpsc, oneshot};
 
 use super::allocation::Facts;
 use super::core::{Command, wait_for};
+use super::handle::Handle;
 use super::placement::Allocator;
 use super::refused;
 use super::shared::{NodeHandle, Shared, Snapshot};
@@ -28,6 +29,7 @@ const WAIT_FOR_NODE: Duration = Duration::from_secs(10);
 pub(crate) struct ClientHandler {
     pub(crate) shared: Arc<Shared>,
     pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) grid: Handle,
     pub(crate) allocator: Allocator,
     pub(crate) upgrades: mpsc::Sender<Upgrade>,
     pub(crate) upgrade: Arc<UpgradePlan>,
@@ -75,16 +77,19 @@ impl ClientHandler {
                 source,
                 dry_run,
                 mode,
-            } => self
-                .command(|answer| Command::Deploy {
-                    source,
-                    dry_run,
-                    mode,
-                    uid,
-                    answer,
-                })
-                .await
-                .map(Reply::Deployed),
+            } => {
+                let report = self
+                    .command(|answer| Command::Deploy {
+                        source,
+                        dry_run,
+                        mode,
+                        uid,
+                        answer,
+                    })
+                    .await?;
+                self.grid.taken_up(&report).await?;
+                Ok(Reply::Deployed(report))
+            }
             Request::Reload { spare } => {
                 let reports = self
                     .command(|answer| Command::Reload { spare, uid, answer })

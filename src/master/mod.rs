@@ -321,6 +321,7 @@ impl Master {
         let (reaper, reaping) = Reaper::start().map_err(system("wait for children"))?;
         let signals = Signals::new().map_err(system("receive signals"))?;
         receive_signals();
+        let grid = self.handle();
         let Options {
             paths,
             wait,
@@ -350,6 +351,7 @@ impl Master {
         let handler = Arc::new(ClientHandler {
             shared: shared.clone(),
             commands: commands.clone(),
+            grid,
             allocator: Allocator::default(),
             upgrades: upgrade,
             upgrade: Arc::new(plan),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::desired::{Change, Deployed, Desired, Held, Wish};
 use crate::config::is_live;
-use crate::descriptor::{Change as Difference, Deployment, Diff, PlacedServer, Property, kind_of};
+use crate::descriptor::{
+    Change as Difference, Deployment, Diff, PlacedServer, Property, ServerDescriptor, kind_of,
+};
 use crate::ipc::message::client::{DeployReport, ServerChange};
 use crate::ipc::message::node::{Assignment, ServerReport, is_to_run};
 use crate::model::{NodeName, ServerId};
@@ -88,6 +90,8 @@ pub(crate) enum Liberty {
     Spare,
     /// Restart it.
     Now,
+    /// Have it take up properties that changed while it goes on; refuse the whole if anything else would restart or stop a server.
+    InPlace,
 }
 
 /// A deploy that was thought through: what to report, and what to make durable.
@@ -178,18 +182,20 @@ fn compare(
     for difference in diff.servers {
         let id = &difference.server;
         let (before, after) = (running.servers.get(id), fresh.servers.get(id));
-        let mut change = server_change(
-            desired,
-            id,
-            &difference.change,
-            (before, after),
-            reports.get(id),
-        );
+        let report = reports.get(id);
+        let mut change = server_change(desired, id, &difference.change, (before, after), report);
+        let in_place = liberty == Liberty::InPlace
+            && change.effect == "restart"
+            && matches!(difference.change, Difference::PropertiesOnly { .. })
+            && before.is_some_and(|placed| can_be_told(&placed.descriptor, report));
+        if in_place {
+            change.effect = "told".to_owned();
+        }
         let ends_sessions =
             change.sessions > 0 && matches!(change.effect.as_str(), "restart" | "stop");
         let restarts = change.effect == "restart";
         let holds = match liberty {
-            Liberty::Careful | Liberty::Now => false,
+            Liberty::Careful | Liberty::Now | Liberty::InPlace => false,
             Liberty::Hold => {
                 ends_sessions
                     || restarts && before.is_some_and(|placed| is_omeros_blitz(id, placed))
@@ -213,9 +219,22 @@ fn compare(
                 }
             }
         }
+        // What changes nothing of the process, or not yet, leaves that open.
+        let decides = !matches!(change.effect.as_str(), "held" | "live")
+            && !matches!(difference.change, Difference::DescriptionOnly);
+        if decides && in_place != desired.in_place.contains(id) {
+            plan.changes.push(Change::InPlace(id.clone(), in_place));
+        }
         plan.report.changes.push(change);
     }
     plan
+}
+
+/// Returns whether a process can be told of properties while it runs: it has said where, or has to. What the built-in Blitz can take up it
+/// takes up in any case.
+fn can_be_told(descriptor: &ServerDescriptor, report: Option<&ServerReport>) -> bool {
+    let has_said = report.is_some_and(|report| report.process.is_some());
+    descriptor.exe != "omero-grid" && (has_said || descriptor.expected().process)
 }
 
 /// Returns whether a server is a Blitz of OMERO's: it is named like one and is not the built-in one.

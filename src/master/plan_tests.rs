@@ -98,6 +98,7 @@ fn reports(desired: &Desired, sessions: u64) -> BTreeMap<ServerId, ServerReport>
             blitz,
             adapters: BTreeMap::new(),
             process: None,
+            outdated: false,
         }
     };
     desired
@@ -305,6 +306,58 @@ fn settings_restart_nothing_and_those_that_are_live_come_through_all_the_same() 
     set(application("1", "/b"), Liberty::Spare);
     let held: Vec<_> = wanted.held.keys().map(ServerId::as_str).collect();
     assert_eq!(held, ["Blitz-1"], "the others have what is wanted again");
+}
+
+#[test]
+fn what_can_be_told_is_told_until_a_deploy_restarts_it() {
+    let application = |value: &str, option: &str| {
+        let server = |id: &str, exe: &str, within: &str| {
+            format!(
+                "<server id=\"{id}\" exe=\"{exe}\" activation=\"always\"><option>{option}</option>\
+                 <property name=\"Say\" value=\"{value}\"/>{within}</server>"
+            )
+        };
+        let adapter = "<adapter name=\"A\" endpoints=\"tcp\"/>";
+        let servers = [
+            server("Blitz-0", "omero-grid", adapter),
+            server("ice", "prog", adapter),
+            server("plain", "prog", ""),
+        ];
+        deployed(&format!(
+            "<icegrid><application name=\"A\"><node name=\"n0\">{}</node></application></icegrid>",
+            servers.concat()
+        ))
+    };
+    let mut wanted = Desired::default();
+    wanted.apply(Change::Application(Box::new(application("1", "x"))));
+    let mut set = |fresh: Deployed, liberty: Liberty| -> (Vec<String>, Vec<String>) {
+        let plan = deploy(&wanted, fresh, &reports(&wanted, 0), liberty);
+        let changes = plan.report.changes.iter();
+        let effects = changes.map(|change| change.effect.clone()).collect();
+        apply(&mut wanted, plan);
+        let in_place = wanted.in_place.iter().map(ToString::to_string);
+        (effects, in_place.collect())
+    };
+    let words = |words: &[&str]| -> Vec<String> { words.iter().map(|w| (*w).to_owned()).collect() };
+    let same = words(&["restart", "told", "restart"]);
+    let all = words(&["restart", "restart", "restart"]);
+    let (ice, none) = (words(&["ice"]), Vec::new());
+    // Neither a program that speaks no Ice nor the built-in Blitz, which takes up what it can in any case.
+    let in_place = Liberty::InPlace;
+    assert_eq!(
+        set(application("2", "x"), in_place),
+        (same.clone(), ice.clone())
+    );
+    assert_eq!(
+        set(application("2", "x"), Liberty::Careful),
+        (none.clone(), ice.clone())
+    );
+    assert_eq!(
+        set(application("3", "x"), Liberty::Careful),
+        (all.clone(), none.clone())
+    );
+    assert_eq!(set(application("4", "x"), in_place), (same, ice));
+    assert_eq!(set(application("4", "y"), in_place), (all, none));
 }
 
 #[test]

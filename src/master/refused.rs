@@ -18,6 +18,7 @@ pub(super) fn words(request: &Request) -> Option<String> {
                 DeployMode::Careful => "",
                 DeployMode::Now => " --now",
                 DeployMode::Rolling => " --rolling",
+                DeployMode::WithoutRestart => " --no-restart",
             };
             format!("deploy {}{how}", source.shown)
         }
@@ -32,10 +33,11 @@ pub(super) fn words(request: &Request) -> Option<String> {
         }
         Request::Server { server, action, .. } => {
             use crate::ipc::message::client::ServerAction::{Act, Disable, Enable};
-            use crate::ipc::message::node::Action::{Restart, Signal, Start, Stop};
+            use crate::ipc::message::node::Action::{Restart, Signal, Start, Stop, TakeUp};
             let action = match action {
                 Act { action: Start } => "start",
                 Act { action: Stop } => "stop",
+                Act { action: TakeUp } => "take-up",
                 Act { action: Restart } => "restart",
                 Act {
                     action: Signal { .. },

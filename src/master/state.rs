@@ -277,6 +277,7 @@ impl StateDb {
                 server()?,
                 Some(Box::new(self.parse::<Held>(kind, name, document)?)),
             ),
+            "in_place" => Change::InPlace(server()?, true),
             "drain" => Change::Drain(server()?, Some(self.parse::<Drain>(kind, name, document)?)),
             "rollout" => {
                 Change::Rollout(Some(Box::new(self.parse::<Rollout>(kind, name, document)?)))
@@ -393,6 +394,11 @@ impl StateDb {
                     "held",
                     server.as_str(),
                     held.as_ref().map(json).transpose()?,
+                ),
+                Change::InPlace(server, is) => (
+                    "in_place",
+                    server.as_str(),
+                    is.then(|| json(&())).transpose()?,
                 ),
                 Change::Rollout(rollout) => {
                     ("rollout", "", rollout.as_ref().map(json).transpose()?)

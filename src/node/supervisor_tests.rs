@@ -145,6 +145,7 @@ fn server(id: &str, script: &str) -> Assigned {
         goal: Goal::Mode,
         enabled: true,
         draining: false,
+        in_place: false,
     }
 }
 

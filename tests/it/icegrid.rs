@@ -72,7 +72,7 @@ fn locator(grid: &Grid) -> Proxy {
 
 /// Runs Debian's `icegridadmin` with one command; returns its exit code and what it prints.
 #[track_caller]
-fn admin(grid: &Grid, command: &str) -> (i32, String) {
+pub(crate) fn admin(grid: &Grid, command: &str) -> (i32, String) {
     let mut program = Command::new("/usr/bin/icegridadmin");
     program
         .arg(format!("--Ice.Default.Locator={}", locator(grid)))
@@ -84,7 +84,7 @@ fn admin(grid: &Grid, command: &str) -> (i32, String) {
 
 /// Runs a command that has to succeed.
 #[track_caller]
-fn admin_ok(grid: &Grid, command: &str) -> String {
+pub(crate) fn admin_ok(grid: &Grid, command: &str) -> String {
     let (code, text) = admin(grid, command);
     assert_eq!(code, 0, "{command}: {text}");
     text

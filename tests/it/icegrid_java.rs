@@ -15,7 +15,7 @@ const JARS: [&str; 2] = [
     "/usr/share/java/icebox-3.7.8.jar",
 ];
 
-fn has_java() -> bool {
+pub(crate) fn has_java() -> bool {
     let compiler = Command::new("javac").arg("-version").output();
     let there = compiler.is_ok_and(|done| done.status.success())
         && JARS.iter().all(|jar| Path::new(jar).exists());
@@ -31,7 +31,7 @@ fn has_java() -> bool {
 }
 
 /// Compiles the program into a grid's directory.
-fn compile(grid: &Grid) {
+pub(crate) fn compile(grid: &Grid) {
     let mut compiler = Command::new("javac");
     compiler
         .args(["-cp", &JARS.join(":"), "-d"])
@@ -43,7 +43,7 @@ fn compile(grid: &Grid) {
     grid.finish(&mut compiler, "").ok();
 }
 
-fn java(id: &str, main: &str) -> Server {
+pub(crate) fn java(id: &str, main: &str) -> Server {
     server(id, "/usr/bin/java")
         .attribute("activation-timeout", "60")
         .option("-Xshare:auto")

@@ -20,6 +20,7 @@ mod ice_values;
 mod icegrid;
 mod icegrid_descriptors;
 mod icegrid_java;
+mod icegrid_properties;
 mod icegridadmin;
 mod moving;
 mod omero_name;

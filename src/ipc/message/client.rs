@@ -325,6 +325,8 @@ pub enum DeployMode {
     Now,
     /// What ends no session at once; the other Blitzes one after another, each when its sessions have ended.
     Rolling,
+    /// Nothing, nor to any server that runs: it is told of properties that changed, and a deploy that changes more of it is refused.
+    WithoutRestart,
 }
 
 /// Something to be done to a node.

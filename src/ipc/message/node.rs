@@ -95,6 +95,9 @@ pub enum Action {
     Restart,
     /// Sends a signal to its process group.
     Signal { signal: i32 },
+    /// Waits until its process, if it has one that is to be told of properties ([`Assigned::in_place`]), has taken them. Tries again if that
+    /// failed before; fails with the reason.
+    TakeUp,
 }
 
 /// Everything that a node has to run.
@@ -129,6 +132,9 @@ pub struct Assigned {
     /// Whether a Blitz takes no new sessions. Nothing is restarted for this.
     #[serde(default)]
     pub draining: bool,
+    /// Whether a process that differs from the definition by its properties alone goes on, and is told of them.
+    #[serde(default)]
+    pub in_place: bool,
 }
 
 impl Assigned {
@@ -235,6 +241,9 @@ pub struct ServerReport {
     /// Where its process can be asked to end, if it has said so (a written proxy).
     #[serde(default)]
     pub process: Option<String>,
+    /// Whether its process could not be told of properties that have changed since it was started.
+    #[serde(default)]
+    pub outdated: bool,
 }
 
 impl ServerReport {

@@ -6,7 +6,7 @@ use crate::descriptor::Application;
 use crate::ipc::message::client::{DeployMode, DeployReport, DescriptorSource};
 use crate::ipc::{Refusal, RefusalKind};
 use crate::master::desired::Deployed;
-use crate::master::plan::{self, DeployPlan};
+use crate::master::plan;
 
 /// What the status shows in place of a file.
 const SHOWN: &str = "icegridadmin";
@@ -32,10 +32,8 @@ pub struct Edition {
     pub name: String,
     /// What becomes of it.
     pub edit: Edit,
-    /// What may become of Blitzes with live sessions.
+    /// What may become of servers that run.
     pub mode: DeployMode,
-    /// Refused if a server that runs would have to be stopped.
-    pub without_restart: bool,
     /// Who asks, by the name that is kept with the application.
     pub by: String,
     /// Whose process asks.
@@ -48,7 +46,6 @@ impl Core {
             name,
             edit,
             mode,
-            without_restart,
             by,
             uid,
         } = edition;
@@ -84,9 +81,6 @@ impl Core {
                 (plan, Vec::new())
             }
         };
-        if without_restart && let Some(reason) = would_stop(&name, &plan) {
-            return Err(Refusal::new(RefusalKind::Refused, reason));
-        }
         let command = format!("application {word} {name} by {by:?}");
         self.carry_through(plan, warnings, false, mode, uid, &command)
     }
@@ -98,21 +92,4 @@ fn made(make: Make, known: &Deployed) -> Result<Application, Refusal> {
         Refusal::new(RefusalKind::Refused, message).hint("deploy it again, or reload")
     })?;
     make(definition).map_err(|reason| Refusal::new(RefusalKind::Invalid, reason))
-}
-
-/// Says, in IceGrid's words, which servers would have to be stopped; `None` if none.
-fn would_stop(name: &str, plan: &DeployPlan) -> Option<String> {
-    let changes = plan.report.changes.iter();
-    let stopped: Vec<&str> = changes
-        .filter(|change| matches!(change.effect.as_str(), "restart" | "stop"))
-        .map(|change| change.server.as_str())
-        .collect();
-    let servers = match stopped.as_slice() {
-        [] => return None,
-        [one] => format!("server `{one}'"),
-        more => format!("servers `{}'", more.join(", ")),
-    };
-    Some(format!(
-        "check for application `{name}' update failed:\nthe {servers} would need to be stopped"
-    ))
 }

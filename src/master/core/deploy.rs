@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::Core;
 use crate::config::{self, Paths, ProfileError, SiteFiles, site};
 use crate::descriptor::Diagnostics;
-use crate::ipc::message::client::{DeployMode, DeployReport, DescriptorSource};
+use crate::ipc::message::client::{DeployMode, DeployReport, DescriptorSource, ServerChange};
 use crate::ipc::message::node::ServerReport;
 use crate::ipc::{Refusal, RefusalKind};
 use crate::master::allocation::Policy;
@@ -55,6 +55,12 @@ impl Core {
         report.warnings = warnings;
         if dry_run {
             return Ok(report);
+        }
+        if mode == DeployMode::WithoutRestart
+            && let Some(message) = would_stop(&report)
+        {
+            return Err(Refusal::new(RefusalKind::Refused, message)
+                .hint("nothing was changed; a deploy without `--no-restart` restarts them"));
         }
         if !in_the_way.is_empty() {
             let blitzes: Vec<_> = in_the_way
@@ -141,12 +147,33 @@ impl Core {
     }
 }
 
+/// Says, in IceGrid's words, which servers would have to be stopped; `None` if none.
+fn would_stop(report: &DeployReport) -> Option<String> {
+    let stops = |change: &&ServerChange| matches!(change.effect.as_str(), "restart" | "stop");
+    let stopped: Vec<&str> = report
+        .changes
+        .iter()
+        .filter(stops)
+        .map(|change| change.server.as_str())
+        .collect();
+    let servers = match stopped.as_slice() {
+        [] => return None,
+        [one] => format!("server `{one}'"),
+        more => format!("servers `{}'", more.join(", ")),
+    };
+    Some(format!(
+        "check for application `{}' update failed:\nthe {servers} would need to be stopped",
+        report.application
+    ))
+}
+
 /// Returns what a deploy of this mode may do.
 pub(super) fn liberty(mode: DeployMode) -> Liberty {
     match mode {
         DeployMode::Careful => Liberty::Careful,
         DeployMode::Now => Liberty::Now,
         DeployMode::Rolling => Liberty::Hold,
+        DeployMode::WithoutRestart => Liberty::InPlace,
     }
 }
 

@@ -441,6 +441,14 @@ impl Core {
             .collect()
     }
 
+    /// Returns the servers that run with an older definition or older values.
+    fn outdated(&self) -> BTreeSet<ServerId> {
+        let reports = self.nodes.values().flat_map(|node| node.reports.values());
+        let untold = reports.filter(|report| report.outdated);
+        let held = self.desired.held.keys().cloned();
+        held.chain(untold.map(|report| report.id.clone())).collect()
+    }
+
     /// Begins, goes on with or gives up restarting Blitzes one after another.
     pub(super) fn roll(&mut self, action: RollAction, uid: u32) -> Result<(), Refusal> {
         let none = || {
@@ -468,11 +476,12 @@ impl Core {
                     return Err(stopping());
                 }
                 let ids = if outdated && names.is_empty() {
-                    self.desired.held.keys().cloned().collect()
+                    self.outdated().into_iter().collect()
                 } else {
                     let mut ids = self.blitzes_named(&names, false)?;
                     if outdated {
-                        ids.retain(|id| self.desired.held.contains_key(id));
+                        let outdated = self.outdated();
+                        ids.retain(|id| outdated.contains(id));
                     } else if names.is_empty() {
                         ids.retain(|id| self.see(id).runs);
                     }

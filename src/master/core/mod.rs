@@ -545,6 +545,9 @@ impl Core {
             ServerAction::Act {
                 action: Action::Signal { .. },
             } => ("signal", wish),
+            ServerAction::Act {
+                action: Action::TakeUp,
+            } => ("take-up", wish),
             ServerAction::Disable => (
                 "disable",
                 Wish {

@@ -77,7 +77,7 @@ impl Core {
                 reason: node.and_then(|node| node.reason.clone()),
                 outdated: servers
                     .iter()
-                    .filter(|r| self.desired.held.contains_key(&r.id))
+                    .filter(|r| r.outdated || self.desired.held.contains_key(&r.id))
                     .map(|r| r.id.clone())
                     .collect(),
                 servers,
@@ -156,6 +156,7 @@ impl Core {
             blitz: None,
             adapters: BTreeMap::new(),
             process: None,
+            outdated: false,
         }
     }
 

@@ -1,12 +1,16 @@
 //! Asking a server's process over Ice: its admin object, facet by facet.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::ice::net::{Answer, Call, Client, ClientSettings, InvokeError};
-use crate::ice::{Mode, ParseError, Proxy};
+use crate::ice::{Encode as _, Mode, ParseError, Proxy};
 
 /// How long a process may take to say that it has heard.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a process may take to take up properties: it may do so at once, in what it runs for that.
+const TAKE_UP: Duration = Duration::from_secs(30);
 
 /// A process that was not told.
 #[derive(Debug, thiserror::Error)]
@@ -43,26 +47,44 @@ pub(crate) fn client() -> Client {
 
 /// Asks a process to end (`Ice::Process`, `shutdown`); returns once it has heard that.
 pub(crate) async fn shutdown(client: Client, process: String) -> Result<(), AdminError> {
-    const OPERATION: &str = "shutdown";
-    let proxy: Proxy = process
-        .parse()
-        .map_err(|error| AdminError::Proxy(process, error))?;
-    let call = Call::new(&proxy, OPERATION, Mode::Normal);
-    let answer = client
-        .invoke(&proxy, &call, None)
-        .await
-        .map_err(|source| AdminError::Call {
-            operation: OPERATION,
-            source,
-        })?;
+    let proxy = parse(process)?;
+    let call = Call::new(&proxy, "shutdown", Mode::Normal);
+    done("shutdown", client.invoke(&proxy, &call, None).await)
+}
+
+/// Has a process take up other values of its properties (`Ice::PropertiesAdmin`, `setProperties`), or those of one of its services; returns
+/// once it has. An empty value takes a property away.
+pub(crate) async fn set_properties(
+    client: &Client,
+    process: String,
+    service: Option<&str>,
+    values: &BTreeMap<String, String>,
+) -> Result<(), AdminError> {
+    let mut proxy = parse(process)?;
+    proxy.facet = match service {
+        None => "Properties".to_owned(),
+        Some(service) => format!("IceBox.Service.{service}.Properties"),
+    };
+    let call = Call::new(&proxy, "setProperties", Mode::Normal);
+    let call = call.with(|writer| values.encode(writer));
+    done(
+        "setProperties",
+        client.invoke(&proxy, &call, Some(TAKE_UP)).await,
+    )
+}
+
+fn parse(process: String) -> Result<Proxy, AdminError> {
+    let proxy = process.parse();
+    proxy.map_err(|error| AdminError::Proxy(process, error))
+}
+
+fn done(operation: &'static str, answer: Result<Answer, InvokeError>) -> Result<(), AdminError> {
+    let answer = answer.map_err(|source| AdminError::Call { operation, source })?;
     let answer = match answer {
         Answer::Done { .. } => return Ok(()),
         Answer::Exception { .. } => "an exception".to_owned(),
         Answer::Missing { what, .. } => format!("'there is no such {what:?}'").to_lowercase(),
         Answer::Unknown(_, reason) => format!("{reason:?}"),
     };
-    Err(AdminError::Refused {
-        operation: OPERATION,
-        answer,
-    })
+    Err(AdminError::Refused { operation, answer })
 }

@@ -124,6 +124,25 @@ pub(crate) fn resolve(
 
 /// Returns a digest of all that a running process has from its definition.
 pub(crate) fn fingerprint(definition: &ServerDescriptor) -> String {
+    digest(definition, |server| {
+        let properties = &mut server.property_set.properties;
+        properties.retain(|(name, _)| !crate::config::is_live(name));
+    })
+}
+
+/// Returns a digest of all that a running process has from its definition and cannot be told anew: everything but properties.
+pub(crate) fn shape(definition: &ServerDescriptor) -> String {
+    digest(definition, |server| {
+        server.property_set.properties.clear();
+        for service in server.services.iter_mut().flatten() {
+            if let Some(service) = &mut service.descriptor {
+                service.property_set.properties.clear();
+            }
+        }
+    })
+}
+
+fn digest(definition: &ServerDescriptor, reduce: impl FnOnce(&mut ServerDescriptor)) -> String {
     // What follows is for people, for the node or for the master: a process does not know it.
     let mut effective = ServerDescriptor {
         description: String::new(),
@@ -133,10 +152,7 @@ pub(crate) fn fingerprint(definition: &ServerDescriptor) -> String {
         logs: Vec::new(),
         ..definition.clone()
     };
-    effective
-        .property_set
-        .properties
-        .retain(|(name, _)| !crate::config::is_live(name));
+    reduce(&mut effective);
     // Structures of strings always serialise.
     let bytes = serde_json::to_vec(&effective).unwrap_or_default();
     Sha256::digest(&bytes)[..16]
@@ -167,9 +183,8 @@ pub(crate) fn launch(
 ) -> Result<Launched, LaunchError> {
     let resolved = resolve(context, definition, application).map_err(LaunchError::Define)?;
     let server = &resolved.descriptor;
-    let user = account(context, &server.user)?;
     let home = context.server_dir(id);
-    let config = prepare(&home, &resolved, user.as_ref())?;
+    let (config, user) = prepare(context, &home, &resolved)?;
 
     let instance = uuid::Uuid::new_v4().simple().to_string();
     let notify = NotifySocket::bind(&context.state, id, &instance, user.as_ref().map(|u| u.uid))
@@ -182,6 +197,7 @@ pub(crate) fn launch(
     let mut record = Record {
         instance,
         fingerprint: fingerprint(definition),
+        shape: shape(definition),
         registers: definition.ready(context.locator().is_some()) == Ready::Registered,
         ..Record::default()
     };
@@ -288,8 +304,14 @@ fn account(context: &Context, name: &str) -> Result<Option<User>, LaunchError> {
     }))
 }
 
-/// Makes a server's directories and writes its files. Returns the path of the main configuration file.
-fn prepare(home: &Path, resolved: &Resolved, user: Option<&User>) -> Result<PathBuf, LaunchError> {
+/// Makes a server's directories and writes its files. Returns the path of the main configuration file, and the account that all is for.
+pub(crate) fn prepare(
+    context: &Context,
+    home: &Path,
+    resolved: &Resolved,
+) -> Result<(PathBuf, Option<User>), LaunchError> {
+    let account = account(context, &resolved.descriptor.user)?;
+    let user = account.as_ref();
     let directory = |path: &Path| {
         make_dir(path, user).map_err(|error| LaunchError::Make(path.to_owned(), error))
     };
@@ -322,7 +344,7 @@ fn prepare(home: &Path, resolved: &Resolved, user: Option<&User>) -> Result<Path
             file(&dir.join("DB_CONFIG"), (lines.join("\n") + "\n").as_bytes())?;
         }
     }
-    Ok(home.join("config/config"))
+    Ok((home.join("config/config"), account))
 }
 
 /// Returns a name that stays in its directory, else nothing.
@@ -409,6 +431,7 @@ fn environment(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::descriptor::{ServiceDescriptor, ServiceInstanceDescriptor};
 
     #[test]
     fn private_variables_are_known() {
@@ -458,6 +481,30 @@ mod tests {
         };
         assert_eq!(fingerprint(&one), fingerprint(&described));
         assert_ne!(fingerprint(&one), fingerprint(&other));
+        assert_ne!(shape(&one), shape(&other));
+    }
+
+    #[test]
+    fn properties_make_another_server_of_the_same_shape() {
+        let one = ServerDescriptor {
+            services: Some(vec![ServiceInstanceDescriptor {
+                descriptor: Some(ServiceDescriptor::default()),
+                ..ServiceInstanceDescriptor::default()
+            }]),
+            ..ServerDescriptor::default()
+        };
+        let property = || ("a".to_owned(), "1".to_owned());
+        let mut own = one.clone();
+        own.property_set.properties.push(property());
+        let mut of_service = one.clone();
+        for service in of_service.services.iter_mut().flatten() {
+            let service = service.descriptor.as_mut().unwrap();
+            service.property_set.properties.push(property());
+        }
+        for other in [own, of_service] {
+            assert_ne!(fingerprint(&one), fingerprint(&other));
+            assert_eq!(shape(&one), shape(&other));
+        }
     }
 
     #[test]

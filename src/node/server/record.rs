@@ -29,9 +29,12 @@ pub(crate) struct Record {
     /// How long it took to become ready, in milliseconds; absent while it is not.
     #[serde(default)]
     pub(crate) ready_after_ms: Option<u64>,
-    /// Which definition it was started with.
+    /// Which definition it has: that which it was started with, and what it was told since.
     #[serde(default)]
     pub(crate) fingerprint: String,
+    /// The same without properties.
+    #[serde(default)]
+    pub(crate) shape: String,
     /// Whether it ended with code 0 and is not to be started again for that (not `always`).
     #[serde(default)]
     pub(crate) finished: bool,

@@ -4,6 +4,7 @@
 //! Here is the loop; what it does to the process is in `process`, what it tells others in `report`.
 
 mod handle;
+mod in_place;
 mod process;
 mod registration;
 mod report;
@@ -17,10 +18,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use self::handle::Command;
+use self::in_place::{Telling, Wanted};
 use self::process::{Exit, Run};
 use self::report::{Goal, Waiting};
 use super::admin::AdminError;
-use super::launch;
 use super::record::Record;
 use super::restart;
 use super::step::{At, Desired, Effect, Event, Leaving, Phase, Server, step};
@@ -48,6 +49,12 @@ struct Task {
     sweep: Option<Sweep>,
     /// The process is being asked to end where it said that it can be asked.
     asking: Option<Asking>,
+    /// What a process should have from its definition.
+    wanted: Wanted,
+    /// The process is being told of properties.
+    telling: Option<Telling>,
+    /// Why it could not be told last.
+    not_told: Option<String>,
     last_exit: Option<(ExitStatus, u64)>,
     failure: Option<Failure>,
     /// How many failures there were; whoever waits fails with the next.
@@ -69,6 +76,7 @@ enum Woken {
     Told(bool),
     Swept,
     Asked(Result<(), AdminError>),
+    TookUp(Result<(), AdminError>),
     Others,
     Tick,
 }
@@ -100,12 +108,15 @@ impl Task {
         Self {
             server,
             context,
+            wanted: Wanted::of(&assigned.descriptor),
             assigned,
             record: Record::default(),
             run: None,
             belongings: None,
             sweep: None,
             asking: None,
+            telling: None,
+            not_told: None,
             last_exit,
             failure,
             failures: 0,
@@ -149,6 +160,7 @@ impl Task {
                 },
                 () = maybe(self.sweep.as_mut()) => Woken::Swept,
                 heard = maybe(self.asking.as_mut()) => Woken::Asked(heard),
+                taken = maybe(self.telling.as_mut().map(Telling::outcome)) => Woken::TookUp(taken),
                 command = commands.recv() => Woken::Command(command),
                 Ok(()) = board.changed(), if waits => Woken::Others,
                 () = maybe(tick.map(|at| tokio::time::sleep_until(at.into()))) => Woken::Tick,
@@ -169,6 +181,7 @@ impl Task {
                         self.happen(Event::Unheard);
                     }
                 }
+                Woken::TookUp(taken) => self.took_up(taken),
                 Woken::Command(Some(command)) => self.command(command),
                 // Its node has forgotten it, which it does only to end it.
                 Woken::Command(None) => self.happen(Event::Leaving(Leaving::NodeStops)),
@@ -231,6 +244,7 @@ impl Task {
                 }
             }
         }
+        self.tell();
         self.publish(before);
     }
 
@@ -267,12 +281,16 @@ impl Task {
     fn command(&mut self, command: Command) {
         match command {
             Command::Assign(assigned, answer) => {
-                let renewed = launch::fingerprint(&assigned.descriptor)
-                    != launch::fingerprint(&self.assigned.descriptor)
-                    || assigned.application != self.assigned.application;
+                let wanted = Wanted::of(&assigned.descriptor);
+                let moved = assigned.application != self.assigned.application;
+                let differs = wanted.fingerprint != self.wanted.fingerprint;
                 self.assigned = *assigned;
+                self.wanted = wanted;
+                if differs {
+                    self.not_told = None;
+                }
                 self.happen(Event::Desired(desired(&self.context, &self.assigned)));
-                if renewed {
+                if moved || differs && !self.can_take_up() {
                     self.happen(Event::Redefined);
                 }
                 let _ = answer.send(());
@@ -310,6 +328,12 @@ impl Task {
                 self.failure = None;
                 self.waiting.push((Goal::Gone, failures, answer));
                 self.happen(Event::Stop);
+            }
+            Action::TakeUp => {
+                self.not_told = None;
+                self.tell();
+                self.waiting.push((Goal::Current, failures, answer));
+                self.publish(self.server.state());
             }
             Action::Signal { signal } => {
                 let result = match (&self.run, self.server.has_process()) {

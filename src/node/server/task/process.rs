@@ -192,11 +192,11 @@ impl Task {
             registers: self.record.registers,
         });
         self.count_registrations();
-        let wanted = launch::fingerprint(&self.assigned.descriptor);
-        if self.record.fingerprint.is_empty() {
+        let same = self.record.fingerprint == self.wanted.fingerprint;
+        if self.record.fingerprint.is_empty() || same {
             // Its record is lost: nothing speaks against the definition at hand, and a restart ends sessions.
-            self.record.fingerprint = wanted;
-        } else if self.record.fingerprint != wanted {
+            self.wanted.note(&mut self.record);
+        } else if !self.can_take_up() {
             self.happen(Event::Redefined);
         }
     }
@@ -217,7 +217,7 @@ impl Task {
         record.write(&dir.join("process.json"))
     }
 
-    fn keep_record(&self) {
+    pub(super) fn keep_record(&self) {
         if let Err(error) = self.write_record(&self.record) {
             warn!(server = %self.assigned.id, %error, "cannot keep a record of the process");
         }
@@ -313,6 +313,8 @@ impl Task {
             self.belongings = Some(run.belongings);
         }
         self.asking = None;
+        self.telling = None;
+        self.not_told = None;
         self.record.process = None;
         self.record.forget_registrations();
         self.keep_record();

@@ -17,6 +17,8 @@ use crate::sys::clock;
 pub(super) enum Goal {
     Active,
     Gone,
+    /// A process that is there has what its definition says.
+    Current,
 }
 
 /// Somebody who waits: for what, how many failures there were by then, and where to answer.
@@ -53,6 +55,11 @@ impl Task {
         match (goal, self.server.phase) {
             (Goal::Active, Phase::Active { .. })
             | (Goal::Gone, Phase::Inactive | Phase::Destroyed) => Some(Ok(())),
+            (Goal::Current, _) if !self.can_take_up() => Some(Ok(())),
+            (Goal::Current, _) => {
+                let reason = self.not_told.clone()?;
+                Some(Err(Refusal::new(RefusalKind::Failed, reason)))
+            }
             (Goal::Active, _) if self.failures > failures => {
                 let reason = self
                     .failure
@@ -150,6 +157,7 @@ impl Task {
                 BTreeMap::new()
             },
             process: self.record.process_proxy.clone().filter(|_| running),
+            outdated: self.not_told.is_some(),
             id,
         }
     }
