@@ -1,16 +1,17 @@
 //! Measures locators side by side: how many questions a second, how long an answer takes, how much processor time the daemon spends on one.
 //!
-//!     locator_bench [--seconds SECS] [--adapter ID] [--object ID] [--type TYPE] NAME PID LOCATOR [NAME PID LOCATOR]…
+//!     locator_bench [--seconds SECS] [--adapters NUMBER] [--adapter ID] [--object ID] [--type TYPE] NAME PID LOCATOR [NAME PID LOCATOR]…
 //!
-//! Each case is asked of every locator in turn, so that what else the machine does hits all of them. The client is the same for all; with
+//! With `--adapters`, so many adapters register themselves first (`Bench-0`, …), and are taken back at the end; the locators have to allow that
+//! (`IceGrid.Registry.DynamicRegistration`). Each case is asked of every locator in turn, so that what else the machine does hits all of them. The client is the same for all; with
 //! one outstanding question it is the client that is measured, but for the processor time. Ratios are to the first.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use omero_grid::ice::net::{Answer, Call, Connection, Settings};
-use omero_grid::ice::{Encode as _, Endpoint, Identity, Mode, Proxy, Reference};
+use omero_grid::ice::net::{Answer, Call, Client, ClientSettings, Connection, Settings};
+use omero_grid::ice::{Encapsulation, Encode as _, Endpoint, Identity, Mode, Proxy, Reference};
 use tokio::task::JoinSet;
 
 struct Target {
@@ -30,13 +31,13 @@ struct Figures {
 
 fn usage() -> ExitCode {
     println!(
-        "usage: locator_bench [--seconds SECS] [--adapter ID] [--object ID] [--type TYPE] NAME PID LOCATOR …"
+        "usage: locator_bench [--seconds SECS] [--adapters NUMBER] [--adapter ID] [--object ID] [--type TYPE] NAME PID LOCATOR …"
     );
     ExitCode::from(2)
 }
 
 fn main() -> ExitCode {
-    let (mut seconds, mut calls, mut targets) = (2, Vec::new(), Vec::new());
+    let (mut seconds, mut adapters, mut calls, mut targets) = (2, 0, Vec::new(), Vec::new());
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let Some(value) = words.next() else {
@@ -45,6 +46,10 @@ fn main() -> ExitCode {
         match word.as_str() {
             "--seconds" => match value.parse() {
                 Ok(number) => seconds = number,
+                Err(_) => return usage(),
+            },
+            "--adapters" => match value.parse() {
+                Ok(number) => adapters = number,
                 Err(_) => return usage(),
             },
             "--adapter" | "--object" | "--type" => calls.push((word, value)),
@@ -69,6 +74,14 @@ fn main() -> ExitCode {
         .build()
         .expect("a runtime");
     runtime.block_on(async {
+        if adapters > 0 {
+            for target in &targets {
+                match register(target, adapters, true).await {
+                    Ok(took) => println!("{}: {adapters} adapters registered in {took:.1?}", target.name),
+                    Err(problem) => println!("{}: {problem}", target.name),
+                }
+            }
+        }
         println!("| question | connections | outstanding | locator | per s | p50 | p99 | daemon CPU | CPU ratio | p99 ratio |");
         println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
         for (kind, value) in &calls {
@@ -100,8 +113,60 @@ fn main() -> ExitCode {
                 }
             }
         }
+        if adapters > 0 {
+            for target in &targets {
+                if let Err(problem) = register(target, adapters, false).await {
+                    println!("{}: {problem}", target.name);
+                }
+            }
+        }
     });
     ExitCode::SUCCESS
+}
+
+/// How many registrations are under way at the same time.
+const AT_ONCE: usize = 64;
+
+/// Has so many adapters registered, or taken back; returns how long that took.
+async fn register(target: &Target, number: usize, is_there: bool) -> Result<Duration, String> {
+    let client = Client::new(ClientSettings::default());
+    let ask = Call::new(&target.locator, "getRegistry", Mode::Nonmutating);
+    let answer = client.invoke(&target.locator, &ask, None).await;
+    let registry: Option<Proxy> = match answer.map_err(|error| error.to_string())? {
+        Answer::Done { encoding, body } => Encapsulation {
+            version: encoding,
+            bytes: &body,
+        }
+        .decode()
+        .map_err(|error| error.to_string())?,
+        other => return Err(format!("answered {other:?}")),
+    };
+    let registry = registry.ok_or("no registry")?;
+    let listens: Proxy = "dummy -t -e 1.1:tcp -h 127.0.0.1 -p 9"
+        .parse()
+        .map_err(|_| "no proxy")?;
+    let proxy = is_there.then_some(listens);
+    let begun = Instant::now();
+    let mut asking = JoinSet::new();
+    for first in 0..AT_ONCE.min(number) {
+        let (client, registry, proxy) = (client.clone(), registry.clone(), proxy.clone());
+        asking.spawn(async move {
+            for number in (first..number).step_by(AT_ONCE) {
+                let call = Call::new(&registry, "setAdapterDirectProxy", Mode::Idempotent)
+                    .with(|writer| (format!("Bench-{number}"), proxy.clone()).encode(writer));
+                match client.invoke(&registry, &call, None).await {
+                    Ok(Answer::Done { .. }) => {}
+                    Ok(other) => return Err(format!("answered {other:?}")),
+                    Err(error) => return Err(error.to_string()),
+                }
+            }
+            Ok(())
+        });
+    }
+    while let Some(done) = asking.join_next().await {
+        done.map_err(|error| error.to_string())??;
+    }
+    Ok(begun.elapsed())
 }
 
 fn question(locator: &Proxy, kind: &str, value: &str) -> Call {

@@ -207,6 +207,25 @@ pub(crate) enum Change {
     Object(String, Option<DynamicObject>),
 }
 
+impl Change {
+    /// Returns by how much the generation grows: what is registered concerns no node.
+    pub(crate) fn generations(&self) -> u64 {
+        match self {
+            Self::Adapter(..) | Self::Object(..) => 0,
+            Self::Application(_)
+            | Self::ApplicationRemoved(_)
+            | Self::Selection(_)
+            | Self::Node(..)
+            | Self::Server(..)
+            | Self::Held(..)
+            | Self::InPlace(..)
+            | Self::Drain(..)
+            | Self::Redirect(_)
+            | Self::Rollout(_) => 1,
+        }
+    }
+}
+
 /// Everything that is wanted.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Desired {
@@ -234,7 +253,7 @@ pub(crate) struct Desired {
 impl Desired {
     /// Applies a change that is durable.
     pub(crate) fn apply(&mut self, change: Change) {
-        self.generation += 1;
+        self.generation += change.generations();
         match change {
             Change::Application(deployed) => {
                 self.applications

@@ -13,7 +13,9 @@ use super::shared::Shared;
 use crate::config::Paths;
 use crate::descriptor::{PlacedServer, ServerDescriptor};
 use crate::ice::Proxy;
-use crate::ipc::message::client::{DeployReport, GridStatus, NodeAction, ServerAction};
+use crate::ipc::message::client::{
+    DeployReport, GridStatus, NodeAction, ServerAction, ServerChange,
+};
 use crate::ipc::message::node::{self, Action, Registered, Registration, ServerReport};
 use crate::ipc::{Refusal, RefusalKind};
 use crate::model::{NodeName, ServerId};
@@ -131,31 +133,22 @@ impl Handle {
 
     /// Changes an application by what it is, durably.
     pub async fn edit(&self, edition: Edition) -> Result<DeployReport, Refusal> {
+        let uid = edition.uid;
         let report = self
             .command(|answer| Command::Application { edition, answer })
             .await?;
-        self.taken_up(&report).await?;
+        self.taken_up(&report, uid).await?;
         Ok(report)
     }
 
     /// Waits until the servers that a deploy restarted nothing of have taken up what changed; fails with the first that could not.
-    pub(crate) async fn taken_up(&self, report: &DeployReport) -> Result<(), Refusal> {
-        let told = report
-            .changes
-            .iter()
-            .filter(|change| change.effect == "told");
-        let told: Vec<_> = told
-            .filter_map(|c| Some((c.node.as_ref()?, &c.server)))
-            .collect();
-        if told.is_empty() || !report.applied {
-            return Ok(());
-        }
-        let generation = self.look(|desired| desired.generation).await?;
-        for (node, server) in told {
-            let taken = match self.configured(node, generation).await {
-                Ok(()) => self.ask(node, server, Action::TakeUp, TAKE_UP).await,
-                Err(refusal) => Err(refusal),
-            };
+    pub(crate) async fn taken_up(&self, report: &DeployReport, uid: u32) -> Result<(), Refusal> {
+        let told = |change: &&ServerChange| report.applied && change.effect == "told";
+        let action = ServerAction::Act {
+            action: Action::TakeUp,
+        };
+        for ServerChange { server, .. } in report.changes.iter().filter(told) {
+            let taken = self.act(server, action, TAKE_UP, uid).await;
             taken.map_err(|refusal| {
                 let message = format!(
                     "application {} is deployed, but its server {server} goes on with older values: {}",
@@ -166,17 +159,6 @@ impl Handle {
             })?;
         }
         Ok(())
-    }
-
-    /// Waits until a node has been told what the core decided.
-    async fn configured(&self, node: &NodeName, generation: u64) -> Result<(), Refusal> {
-        let link = self.shared.link(node).ok_or_else(|| node_down(node))?;
-        let mut configured = link.configured.clone();
-        let told = configured.wait_for(|told| *told >= generation);
-        match tokio::time::timeout(ON_ITS_WAY, told).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(node_down(node)),
-        }
     }
 
     /// Does something to a server, durably, and waits for at most `wait`.
@@ -196,18 +178,22 @@ impl Handle {
                 answer,
             })
             .await?;
+        let Some(link) = self.shared.link(&node) else {
+            return match action {
+                // Noted for when the node is there again.
+                ServerAction::Enable | ServerAction::Disable => Ok(()),
+                ServerAction::Act { .. } => Err(node_down(&node)),
+            };
+        };
+        let mut configured = link.configured.clone();
+        let told = configured.wait_for(|told| *told >= generation);
+        match tokio::time::timeout(ON_ITS_WAY, told).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => return Err(node_down(&node)),
+        }
         match action {
-            ServerAction::Act { action } => {
-                self.configured(&node, generation).await?;
-                self.ask(&node, id, action, wait).await
-            }
-            // Noted for when the node is there again.
-            ServerAction::Enable | ServerAction::Disable if self.shared.link(&node).is_none() => {
-                Ok(())
-            }
-            ServerAction::Enable | ServerAction::Disable => {
-                self.configured(&node, generation).await
-            }
+            ServerAction::Act { action } => self.ask(&node, id, action, wait).await,
+            ServerAction::Enable | ServerAction::Disable => Ok(()),
         }
     }
 

@@ -87,7 +87,7 @@ impl ClientHandler {
                         answer,
                     })
                     .await?;
-                self.grid.taken_up(&report).await?;
+                self.grid.taken_up(&report, uid).await?;
                 Ok(Reply::Deployed(report))
             }
             Request::Reload { spare } => {

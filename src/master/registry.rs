@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::desired::Desired;
+use super::desired::{Desired, DynamicAdapter, DynamicObject};
 use crate::descriptor::{LoadBalancingPolicy, ServerDescriptor};
 use crate::ice::{Identity, Proxy};
 use crate::ipc::message::node::ServerReport;
@@ -34,8 +34,10 @@ pub struct Group {
     pub replicas: usize,
     /// Which of the averages over 1, 5 and 15 minutes counts: 0, 1, 2.
     pub sample: usize,
-    /// The ids of its adapters, in the order of their definition.
+    /// The ids of its adapters, in their order.
     pub members: Vec<String>,
+    /// Whether it is deployed; else those who say that they belong to it made it, and it goes with the last of them.
+    deployed: bool,
     /// With which member the next round begins, under `round-robin`.
     turn: AtomicUsize,
 }
@@ -205,6 +207,7 @@ impl Registry {
                         replicas: balancing.n_replicas.trim().parse().unwrap_or(1),
                         sample,
                         members: Vec::new(),
+                        deployed: true,
                         turn: turn.unwrap_or_default(),
                     },
                 );
@@ -212,28 +215,13 @@ impl Registry {
         }
         for (id, dynamic) in &desired.adapters {
             // What is deployed under the same id is stronger.
-            self.adapters.entry(id.clone()).or_insert_with(|| Adapter {
-                server: None,
-                group: dynamic.group.clone(),
-                priority: 0,
-                proxy: dynamic.proxy.parse().ok(),
-            });
+            let adapter = || Adapter::from(dynamic);
+            self.adapters.entry(id.clone()).or_insert_with(adapter);
         }
-        let mut members: Vec<(&String, &Adapter)> = self.adapters.iter().collect();
-        members.sort_by_key(|(id, _)| id.as_str());
-        for (id, adapter) in members {
-            if adapter.group.is_empty() {
-                continue;
-            }
-            // A group that is not deployed is made by those who say that they belong to it.
-            let group = self.groups.entry(adapter.group.clone()).or_insert(Group {
-                policy: LoadBalancingPolicy::Random,
-                replicas: 0,
-                sample: 0,
-                members: Vec::new(),
-                turn: AtomicUsize::default(),
-            });
-            group.members.push(id.clone());
+        let mut adapters: Vec<(&String, &Adapter)> = self.adapters.iter().collect();
+        adapters.sort_by_key(|(id, _)| id.as_str());
+        for (id, adapter) in adapters {
+            join(&mut self.groups, &adapter.group, id);
         }
         for deployed in desired.in_order() {
             for (identity, object) in &deployed.deployment.objects {
@@ -263,6 +251,43 @@ impl Registry {
             deployed,
             server,
         });
+    }
+
+    /// Takes over an adapter that registered itself, or that is to be forgotten. What is deployed under the same id is stronger.
+    pub(crate) fn set_adapter(&mut self, id: &str, adapter: Option<&DynamicAdapter>) {
+        let known = self.adapters.get(id);
+        if known.is_some_and(|known| known.server.is_some()) {
+            return;
+        }
+        if let Some(known) = self.adapters.remove(id) {
+            leave(&mut self.groups, &known.group, id);
+        }
+        if let Some(adapter) = adapter.map(Adapter::from) {
+            join(&mut self.groups, &adapter.group, id);
+            self.adapters.insert(id.to_owned(), adapter);
+        }
+        self.revision += 1;
+    }
+
+    /// Takes over an object that was added by hand, or that is to be forgotten. What is deployed under the same identity is stronger.
+    pub(crate) fn set_object(&mut self, identity: &str, object: Option<&DynamicObject>) {
+        let Ok(identity) = identity.parse::<Identity>() else {
+            return;
+        };
+        if self
+            .objects
+            .get(&identity)
+            .is_some_and(|known| known.deployed)
+        {
+            return;
+        }
+        self.objects.remove(&identity);
+        if let Some(object) = object
+            && let Ok(proxy) = object.proxy.parse()
+        {
+            self.add_object(identity, object.type_id.clone(), proxy, false);
+        }
+        self.revision += 1;
     }
 
     /// Hears how a server is. Returns whether anything has changed.
@@ -305,6 +330,49 @@ impl Registry {
     }
 }
 
+impl From<&DynamicAdapter> for Adapter {
+    fn from(dynamic: &DynamicAdapter) -> Self {
+        Self {
+            server: None,
+            group: dynamic.group.clone(),
+            priority: 0,
+            proxy: dynamic.proxy.parse().ok(),
+        }
+    }
+}
+
+/// Has an adapter belong to a group, which is made by that where it is not deployed.
+fn join(groups: &mut HashMap<String, Group>, group: &str, id: &str) {
+    if group.is_empty() {
+        return;
+    }
+    let group = groups.entry(group.to_owned()).or_insert_with(|| Group {
+        policy: LoadBalancingPolicy::Random,
+        replicas: 0,
+        sample: 0,
+        members: Vec::new(),
+        deployed: false,
+        turn: AtomicUsize::default(),
+    });
+    if let Err(at) = group
+        .members
+        .binary_search_by(|member| member.as_str().cmp(id))
+    {
+        group.members.insert(at, id.to_owned());
+    }
+}
+
+/// Has an adapter belong to a group no longer.
+fn leave(groups: &mut HashMap<String, Group>, name: &str, id: &str) {
+    let Some(group) = groups.get_mut(name) else {
+        return;
+    };
+    group.members.retain(|member| member != id);
+    if group.members.is_empty() && !group.deployed {
+        groups.remove(name);
+    }
+}
+
 /// Returns the adapters of a server and of its services.
 pub(crate) fn adapters_of(
     server: &ServerDescriptor,
@@ -315,4 +383,87 @@ pub(crate) fn adapters_of(
         .adapters
         .iter()
         .chain(services.flat_map(|service| &service.adapters))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::desired::{Change, Deployed, History};
+    use super::*;
+    use crate::descriptor::{AdapterDescriptor, Deployment, ObjectInfo, PlacedServer};
+    use crate::ipc::message::client::DescriptorSource;
+
+    /// A server with adapter `a0` in group `g0`, a group `g1` without members, and an object `o0`.
+    fn deployed() -> Desired {
+        let mut descriptor = ServerDescriptor::default();
+        descriptor.adapters.push(AdapterDescriptor {
+            id: "a0".to_owned(),
+            replica_group_id: "g0".to_owned(),
+            ..AdapterDescriptor::default()
+        });
+        let node = "n".parse().unwrap();
+        let object = ObjectInfo {
+            proxy: "o0 @ a0".to_owned(),
+            type_id: String::new(),
+        };
+        let groups = ["g0", "g1"].map(|group| (group.to_owned(), Default::default()));
+        let deployment = Deployment {
+            servers: [("s".parse().unwrap(), PlacedServer { node, descriptor })].into(),
+            objects: [("o0".to_owned(), object)].into(),
+            replica_groups: groups.into(),
+            ..Deployment::default()
+        };
+        let mut desired = Desired::default();
+        desired.apply(Change::Application(Box::new(Deployed {
+            order: 0,
+            source: DescriptorSource::default(),
+            deployment,
+            profile: Vec::new(),
+            definition: None,
+            history: History::default(),
+        })));
+        desired
+    }
+
+    /// Returns all that can be asked, in order.
+    fn picture(registry: &Registry) -> String {
+        let adapters: BTreeMap<_, _> = registry.adapters().collect();
+        let members = |(id, group): (&String, &Group)| (id.clone(), group.members.clone());
+        let groups: BTreeMap<_, _> = registry.groups.iter().map(members).collect();
+        format!("{adapters:#?}\n{groups:#?}\n{:#?}", registry.objects)
+    }
+
+    proptest! {
+        #[test]
+        fn step_by_step_comes_to_the_same_as_anew(
+            steps in prop::collection::vec((any::<bool>(), 0..4_u8, prop::option::of(0..4_u8)), 0..40),
+        ) {
+            let mut desired = deployed();
+            let mut registry = Registry::default();
+            registry.define(&desired);
+            for (is_object, which, what) in steps {
+                if is_object {
+                    let object = what.map(|what| DynamicObject {
+                        type_id: format!("::T{what}"),
+                        proxy: format!("o{which} @ a{what}"),
+                    });
+                    let identity = format!("o{which}");
+                    registry.set_object(&identity, object.as_ref());
+                    desired.apply(Change::Object(identity, object));
+                } else {
+                    let adapter = what.map(|what| DynamicAdapter {
+                        proxy: format!("dummy -t:tcp -h h -p {what}"),
+                        group: if what == 3 { String::new() } else { format!("g{what}") },
+                    });
+                    let id = format!("a{which}");
+                    registry.set_adapter(&id, adapter.as_ref());
+                    desired.apply(Change::Adapter(id, adapter));
+                }
+            }
+            let mut anew = Registry::default();
+            anew.define(&desired);
+            prop_assert_eq!(picture(&registry), picture(&anew));
+        }
+    }
 }

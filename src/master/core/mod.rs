@@ -404,7 +404,8 @@ impl Core {
         changes: Vec<Change>,
         happenings: Vec<Happening>,
     ) -> Result<(), Refusal> {
-        let generation = self.desired.generation + changes.len() as u64;
+        let generations = changes.iter().map(Change::generations);
+        let generation = self.desired.generation + generations.sum::<u64>();
         self.db
             .write(&changes, generation, &happenings)
             .map_err(|error| {
@@ -510,6 +511,13 @@ impl Core {
         };
         let wish = self.desired.wish(id);
         let node = placed.node.clone();
+        if let ServerAction::Act {
+            action: Action::TakeUp,
+        } = action
+        {
+            // A question, of which nothing follows.
+            return Ok((node, self.generation_told(id)));
+        }
         let up = self
             .nodes
             .get(&node)
@@ -543,11 +551,8 @@ impl Core {
                 },
             ),
             ServerAction::Act {
-                action: Action::Signal { .. },
+                action: Action::Signal { .. } | Action::TakeUp,
             } => ("signal", wish),
-            ServerAction::Act {
-                action: Action::TakeUp,
-            } => ("take-up", wish),
             ServerAction::Disable => (
                 "disable",
                 Wish {

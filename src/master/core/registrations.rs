@@ -34,7 +34,11 @@ impl Core {
             return Ok(());
         }
         // A server that registers itself is no command of anybody's.
-        self.commit_noting(vec![Change::Adapter(id, adapter)], Vec::new())
+        let change = Change::Adapter(id.clone(), adapter.clone());
+        self.commit_noting(vec![change], Vec::new())?;
+        self.shared
+            .change_registry(|registry| registry.set_adapter(&id, adapter.as_ref()));
+        Ok(())
     }
 
     pub(super) fn set_object(
@@ -52,6 +56,10 @@ impl Core {
             (Some(_), false) => "add",
         };
         let command = format!("object {word} {identity}");
-        self.commit(vec![Change::Object(identity, object)], uid, &command)
+        let change = Change::Object(identity.clone(), object.clone());
+        self.commit(vec![change], uid, &command)?;
+        self.shared
+            .change_registry(|registry| registry.set_object(&identity, object.as_ref()));
+        Ok(())
     }
 }
