@@ -2,9 +2,7 @@
 
 use std::process::Stdio;
 
-use nix::sys::signal::Signal;
-
-use crate::harness::{Grid, Server, application, kill, node, sleeper};
+use crate::harness::{Grid, Server, application, node, sleeper};
 use crate::icegrid::{admin, admin_ok, echo, grid, installed};
 use crate::icegrid_java::{compile, has_java, java};
 
@@ -127,25 +125,26 @@ fn a_server_hears_of_its_properties_although_its_node_is_killed_meanwhile() {
     if !installed() {
         return;
     }
-    let a = |say: &str| echo("A", "always", None).property("Say", say);
+    let a = |say: &str| {
+        let a = echo("A", "always", None);
+        a.property("Say", say).property("Hold", "go")
+    };
     let grid = grid(&application(&[node("n", &[a("one")])]));
     grid.start();
     let pid = grid.pid("A");
     describe(&grid, "second.xml", &[a("two")]);
-    kill(pid, Signal::SIGSTOP);
     let mut deploy = grid
         .command(&["deploy", "second.xml", "--no-restart"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    // What is wanted is durable before anybody is told.
-    grid.wait("the deploy", || {
-        let plan = grid.json("deploy second.xml --no-restart --dry-run");
-        (plan["changes"] == serde_json::json!([])).then_some(())
+    grid.wait("the server to be asked", || {
+        let said = grid.read("var/log/A.out");
+        said.contains("asked to take up").then_some(())
     });
     grid.kill9(grid.node_pid("n"));
-    kill(pid, Signal::SIGCONT);
+    grid.write("go", "");
     deploy.wait().unwrap();
     grid.wait("the value", || {
         (grid.node("n")?["state"] == "up").then_some(())?;

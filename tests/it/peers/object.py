@@ -1,5 +1,9 @@
-"""A server of ZeroC's Ice that a node starts: object.py ADAPTER IDENTITY OPTION... Ends when its process object is asked to."""
+"""A server of ZeroC's Ice that a node starts: object.py ADAPTER IDENTITY OPTION... Ends when its process object is asked to.
+
+With property Hold it takes up no properties until there is a file of that name."""
+import os
 import sys
+import time
 
 import Ice
 
@@ -15,7 +19,20 @@ class Echo(Ice.Object):
         return of in self.ice_ids()
 
 
+class Hold(Ice.PropertiesAdminUpdateCallback):
+    def __init__(self, path):
+        self.path = path
+
+    def updated(self, changes):
+        print("asked to take up properties", flush=True)
+        while not os.path.exists(self.path):
+            time.sleep(0.01)
+
+
 with Ice.initialize(sys.argv) as communicator:
+    hold = communicator.getProperties().getProperty("Hold")
+    if hold:
+        communicator.findAdminFacet("Properties").addUpdateCallback(Hold(hold))
     adapter = communicator.createObjectAdapter(sys.argv[1])
     adapter.add(Echo(), Ice.stringToIdentity(sys.argv[2]))
     adapter.activate()
