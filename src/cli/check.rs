@@ -9,7 +9,9 @@ use serde::Serialize;
 use super::context::Format;
 use super::failure::Failure;
 use crate::config::{SiteFiles, site};
-use crate::descriptor::{Deployment, Diagnostic, Diagnostics, Loaded, Others, Request, load};
+use crate::descriptor::{
+    DefaultTemplates, Deployment, Diagnostic, Diagnostics, Loaded, Others, Request, load,
+};
 
 /// Why `check` or `describe` did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +84,7 @@ impl DescriptorArgs {
                 .filter_map(|a| a.split_once('='))
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .collect(),
-            default_templates: self.default_templates.clone(),
+            default_templates: self.default_templates.clone().map(DefaultTemplates::File),
             strict: self.strict,
             others,
             profile: None,

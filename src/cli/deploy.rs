@@ -19,6 +19,9 @@ pub(crate) struct DeployArgs {
     /// Targets of the descriptor to select, and variables to override
     #[arg(value_name = "TARGET|NAME=VALUE")]
     arguments: Vec<String>,
+    /// The file that `import-default-templates="true"` takes in
+    #[arg(long, value_name = "FILE")]
+    default_templates: Option<PathBuf>,
     /// Show the plan and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -34,7 +37,11 @@ pub(crate) struct DeployArgs {
 }
 
 pub(crate) async fn run(context: &Context, args: DeployArgs) -> Result<(), Failure> {
-    let source = descriptor_source(&args.descriptor, &args.arguments)?;
+    let source = descriptor_source(
+        &args.descriptor,
+        &args.arguments,
+        args.default_templates.as_deref(),
+    )?;
     let mode = if args.now {
         DeployMode::Now
     } else if args.rolling {

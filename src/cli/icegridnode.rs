@@ -195,7 +195,7 @@ fn start(program: Program, options: Options, properties: &Properties) -> Result<
     let descriptor = options
         .deploy
         .as_ref()
-        .map(|(file, targets)| descriptor_source(file, targets))
+        .map(|(file, targets)| descriptor_source(file, targets, None))
         .transpose()?;
     let nodes = match (&descriptor, name) {
         (Some(source), Some(name)) => own_node(source, name),

@@ -24,6 +24,9 @@ pub(crate) struct StartArgs {
     /// Targets of the descriptor to select, and variables to override
     #[arg(value_name = "TARGET|NAME=VALUE")]
     arguments: Vec<String>,
+    /// The file that `import-default-templates="true"` takes in
+    #[arg(long, value_name = "FILE", requires = "descriptor")]
+    default_templates: Option<PathBuf>,
     /// Start this node and no others (repeatable)
     #[arg(long, value_name = "NAME")]
     node: Vec<NodeName>,
@@ -62,6 +65,7 @@ fn property(text: &str) -> Result<(String, String), String> {
 pub(crate) fn descriptor_source(
     path: &std::path::Path,
     arguments: &[String],
+    default_templates: Option<&std::path::Path>,
 ) -> Result<DescriptorSource, Failure> {
     let (overrides, targets): (Vec<_>, Vec<_>) =
         arguments.iter().cloned().partition(|a| a.contains('='));
@@ -73,6 +77,7 @@ pub(crate) fn descriptor_source(
         overrides: overrides
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect(),
+        default_templates: default_templates.map(absolute).transpose()?,
         definition: None,
     })
 }
@@ -81,7 +86,7 @@ pub(crate) async fn start(context: &Context, args: StartArgs) -> Result<(), Fail
     let descriptor = args
         .descriptor
         .as_deref()
-        .map(|path| descriptor_source(path, &args.arguments))
+        .map(|path| descriptor_source(path, &args.arguments, args.default_templates.as_deref()))
         .transpose()?;
     let handover = Handover {
         descriptor,

@@ -21,7 +21,7 @@ mod types;
 mod variables;
 pub(crate) mod xml;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::model::ServerId;
 
@@ -42,6 +42,18 @@ pub use source::{Disk, MAX_FILE, MAX_FILES, Source};
 pub use text::Text;
 pub use types::*;
 
+/// The application whose templates and named property sets others may take in as their own (`descriptors.md` §6).
+#[derive(Debug, Clone)]
+pub enum DefaultTemplates {
+    /// It is in this file.
+    File(PathBuf),
+    /// It was read before, as by a registry.
+    Given(Box<Application>),
+}
+
+/// What IceGrid says where an application wants default templates and there are none.
+pub const NO_DEFAULT_TEMPLATES: &str = "no default templates configured, you need to set IceGrid.Registry.DefaultTemplates in the IceGrid registry configuration.";
+
 /// What to load, and how.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
@@ -51,8 +63,8 @@ pub struct Request {
     pub targets: Vec<String>,
     /// Variables that override those of the descriptor; the last of a name counts.
     pub overrides: Vec<(String, String)>,
-    /// The file that `import-default-templates` means.
-    pub default_templates: Option<PathBuf>,
+    /// What `import-default-templates` takes in.
+    pub default_templates: Option<DefaultTemplates>,
     /// Whether everything that IceGrid refuses is refused (see `BEHAVIOUR.md`).
     pub strict: bool,
     /// What the other applications of the grid have.
@@ -114,7 +126,7 @@ pub fn load(source: &dyn Source, request: &Request) -> Result<Loaded, Diagnostic
         file: &request.file,
         targets: &request.targets,
         overrides: &request.overrides,
-        default_templates: request.default_templates.as_deref(),
+        default_templates: request.default_templates.as_ref(),
         strict: request.strict,
     };
     let parse::Parsed { application, gaps } = parse::parse(source, &options, &mut report);
@@ -135,13 +147,27 @@ pub fn define(source: &dyn Source, request: &Request) -> Result<Application, Dia
         file: &request.file,
         targets: &request.targets,
         overrides: &request.overrides,
-        default_templates: request.default_templates.as_deref(),
+        default_templates: request.default_templates.as_ref(),
         strict: request.strict,
     };
     let parsed = parse::parse(source, &options, &mut report);
     match parsed.application {
         Some(application) if !report.has_errors() => Ok(application),
         _ => Err(report.finish()),
+    }
+}
+
+/// Reads the templates and property sets of an application that others may take in as their own; what else is in it counts for nothing.
+///
+/// # Errors
+///
+/// All faults that were found, with the warnings among them.
+pub fn default_templates(source: &dyn Source, file: &Path) -> Result<Application, Diagnostics> {
+    let mut report = diagnostic::Report::default();
+    let application = parse::defaults(source, file, &mut report);
+    match report.has_errors() {
+        false => Ok(application),
+        true => Err(report.finish()),
     }
 }
 

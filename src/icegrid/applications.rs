@@ -16,7 +16,7 @@ use super::types::{
     ApplicationUpdateDescriptor, DESCRIPTORS, DeploymentException, ServerInfo,
     ServerInstanceDescriptor, ServerNotExistException,
 };
-use crate::descriptor::Application;
+use crate::descriptor::{self, Application, Disk, NO_DEFAULT_TEMPLATES};
 use crate::ice::net::{Incoming, Responder, Served};
 use crate::ice::{Missing, Objects};
 use crate::ipc::message::client::DeployMode;
@@ -87,10 +87,7 @@ pub(super) fn dispatch(
             return now(responder, patched);
         }
         "getDefaultApplicationDescriptor" => {
-            let none = DeploymentException {
-                reason: "no default templates configured, you need to set IceGrid.Registry.DefaultTemplates in the IceGrid registry configuration.".to_owned(),
-            };
-            return now::<()>(responder, Err(none.into()));
+            return later(responder, async move { default_templates(&grid).await });
         }
         _ => return responder.missing(Missing::Operation),
     };
@@ -117,6 +114,28 @@ pub(super) fn dispatch(
         grid.told().await;
         Ok(())
     })
+}
+
+/// Reads what applications take in that want default templates: tools put it into the descriptors that they send.
+async fn default_templates(grid: &Grid) -> Outcome<WithObjects<ApplicationDescriptor>> {
+    let refuse = |reason: String| Raised::from(DeploymentException { reason });
+    let Some(file) = grid.settings.default_templates.clone() else {
+        return Err(refuse(NO_DEFAULT_TEMPLATES.to_owned()));
+    };
+    let file = grid.handle.paths().dir().join(file);
+    let read = move || descriptor::default_templates(&Disk, &file);
+    let read = tokio::task::spawn_blocking(read).await;
+    let read = read.map_err(|error| Raised::Failed(error.to_string()))?;
+    let application = read.map_err(|faults| {
+        let lines: Vec<String> = faults.errors().map(ToString::to_string).collect();
+        refuse(format!(
+            "can't parse default templates:\n{}",
+            lines.join("\n")
+        ))
+    })?;
+    let mut objects = Objects::default();
+    let descriptor = application_to_slice(&application, &mut objects);
+    Ok(WithObjects(descriptor, objects))
 }
 
 fn not_there(name: &str) -> Raised {

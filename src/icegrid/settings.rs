@@ -33,6 +33,8 @@ pub struct Settings {
     pub instance: String,
     /// Whether adapters may register that are not deployed (`IceGrid.Registry.DynamicRegistration`).
     pub dynamic: bool,
+    /// The file of what applications take in that want default templates (`IceGrid.Registry.DefaultTemplates`).
+    pub default_templates: Option<PathBuf>,
     /// Who may open a session (`IceGrid.Registry.PermissionsVerifier`, `.CryptPasswords`).
     pub verifier: Verifier,
     /// Who may open an administrator's session (`IceGrid.Registry.AdminPermissionsVerifier`, `.AdminCryptPasswords`).
@@ -132,6 +134,7 @@ impl Settings {
             server: endpoints(SERVER, &server)?,
             instance: some("IceGrid.InstanceName").unwrap_or_else(|| "IceGrid".to_owned()),
             dynamic: number("IceGrid.Registry.DynamicRegistration")?.is_some_and(|n| n > 0),
+            default_templates: some("IceGrid.Registry.DefaultTemplates").map(PathBuf::from),
             verifier: verifier("")?.unwrap_or_else(default),
             admin_verifier: verifier("Admin")?.unwrap_or_else(default),
             session_timeout: Duration::from_secs(

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use omero_grid::descriptor::{
-    Application, Disk, Request, expand_application, load as load_descriptor,
+    Application, DefaultTemplates, Disk, Request, expand_application, load as load_descriptor,
 };
 use omero_grid::ice::{
     Decode, Encapsulation, Encode, Encoding, Format, Message, Objects, Outcome, Writer,
@@ -52,7 +52,7 @@ fn request(case: &Path, args: &Value, file: &str) -> Request {
         overrides: variables
             .map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned()))
             .collect(),
-        default_templates: templates.map(|templates| case.join(templates)),
+        default_templates: templates.map(|templates| DefaultTemplates::File(case.join(templates))),
         ..Request::default()
     }
 }

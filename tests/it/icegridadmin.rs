@@ -89,6 +89,7 @@ impl Served {
              IceGrid.Registry.PermissionsVerifier=IceGrid/NullPermissionsVerifier\n\
              IceGrid.Registry.AdminPermissionsVerifier=IceGrid/NullPermissionsVerifier\n\
              IceGrid.Registry.DynamicRegistration=1\n\
+             IceGrid.Registry.DefaultTemplates={at}/defaults.xml\n\
              IceGrid.Node.CollocateRegistry=1\n\
              IceGrid.Node.Name=node1\n\
              IceGrid.Node.Data={at}/node\n\
@@ -116,6 +117,10 @@ impl Served {
             app.replace("@DIR@", &at.to_string()),
         )
         .unwrap();
+        let templates = [("defaults.xml", DEFAULTS), ("templated.xml", TEMPLATED)];
+        for (name, text) in templates {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
         let child = Command::new(program(dir.path()))
             .arg("--Ice.Config=grid.cfg")
             .current_dir(dir.path())
@@ -213,6 +218,14 @@ fn normal(text: &str) -> String {
     };
     text.lines().map(line).collect()
 }
+
+const DEFAULTS: &str = r#"<icegrid><application name="Defaults"><description>not taken in</description><variable name="v" value="1"/><replica-group id="NotTakenIn"/>
+<properties id="Set"><property name="a" value="b"/></properties>
+<server-template id="Sleeper"><parameter name="i"/><server id="s-${i}" exe="sleep" activation="manual"><option>${i}</option></server></server-template>
+</application></icegrid>"#;
+
+const TEMPLATED: &str = r#"<icegrid><application name="Templated" import-default-templates="true"><node name="node1">
+<server-instance template="Sleeper" i="1"><properties><properties refid="Set"/></properties></server-instance></node></application></icegrid>"#;
 
 const SCRIPT: &[&str] = &[
     "application list",
@@ -312,6 +325,12 @@ const SCRIPT: &[&str] = &[
     "help frob",
     "application remove App",
     "application remove App",
+    "application add templated.xml",
+    "application describe Templated",
+    "server describe s-1",
+    "server template describe Templated Sleeper",
+    "application diff templated.xml",
+    "application remove Templated",
     "quit",
 ];
 

@@ -8,11 +8,14 @@ use super::diff;
 use super::fault::CommandError;
 use super::output::Output;
 use super::run::{Console, Result, list};
-use crate::descriptor::{self, Application, Disk, Request};
+use crate::descriptor::{
+    self, Application, DefaultTemplates, Diagnostic, Disk, NO_DEFAULT_TEMPLATES, Request,
+};
 use crate::ice::{Mode, Objects};
 use crate::icegrid::client::{Admin, Fault, Raised};
-use crate::icegrid::descriptors::application_to_slice;
+use crate::icegrid::descriptors::{application_from_slice, application_to_slice};
 use crate::icegrid::types::*;
+use crate::telemetry::chain;
 
 /// What stands behind `application add` and its like.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -59,9 +62,32 @@ fn request(words: &[String]) -> Request {
     }
 }
 
-/// Reads a descriptor: what it defines is sent, what it means is judged by the registry.
-fn definition(words: &[String]) -> Result<Application> {
-    Ok(descriptor::define(&Disk, &request(words))?)
+/// Reads a descriptor: what it defines is sent, what it means is judged by the registry, which has the templates that it may take in.
+async fn definition(admin: &Admin, words: &[String]) -> Result<Application> {
+    let mut request = request(words);
+    let faults = match descriptor::define(&Disk, &request) {
+        Ok(application) => return Ok(application),
+        Err(faults) => faults,
+    };
+    let wants_defaults = |fault: &Diagnostic| {
+        let icegrid = fault.icegrid.as_ref();
+        icegrid.is_some_and(|fault| fault.reason == NO_DEFAULT_TEMPLATES)
+    };
+    if !faults.errors().any(wants_defaults) {
+        return Err(faults.into());
+    }
+    let (defaults, objects): (ApplicationDescriptor, _) = admin
+        .call_for_classes(
+            "getDefaultApplicationDescriptor",
+            Mode::Nonmutating,
+            (),
+            DESCRIPTORS,
+        )
+        .await?;
+    let defaults = application_from_slice(&defaults, &objects)
+        .map_err(|error| CommandError::new(chain(&error)))?;
+    request.default_templates = Some(DefaultTemplates::Given(Box::new(defaults)));
+    Ok(descriptor::define(&Disk, &request)?)
 }
 
 fn sliced(application: &Application) -> (ApplicationDescriptor, Arc<Objects>) {
@@ -84,7 +110,7 @@ async fn info(admin: &Admin, name: &str) -> Result<(ApplicationInfo, Objects)> {
 
 pub(super) async fn add(admin: &Admin, given: &[String]) -> Result<()> {
     let arguments = arguments(given, "-n", "--no-patch", "application add")?;
-    let application = definition(&arguments.words)?;
+    let application = definition(admin, &arguments.words).await?;
     let (descriptor, objects) = sliced(&application);
     admin
         .call_with_classes::<()>("addApplication", &descriptor, &objects)
@@ -105,7 +131,7 @@ pub(super) async fn add(admin: &Admin, given: &[String]) -> Result<()> {
 
 pub(super) async fn update(admin: &Admin, given: &[String]) -> Result<()> {
     let arguments = arguments(given, "-n", "--no-restart", "application update")?;
-    let (descriptor, objects) = sliced(&definition(&arguments.words)?);
+    let (descriptor, objects) = sliced(&definition(admin, &arguments.words).await?);
     let operation = match arguments.option {
         true => "syncApplicationWithoutRestart",
         false => "syncApplication",
@@ -117,7 +143,7 @@ pub(super) async fn update(admin: &Admin, given: &[String]) -> Result<()> {
 
 pub(super) async fn diff(admin: &Admin, console: &mut Console<'_>, given: &[String]) -> Result<()> {
     let arguments = arguments(given, "-s", "--servers", "application diff")?;
-    let application = definition(&arguments.words)?;
+    let application = definition(admin, &arguments.words).await?;
     let (old, old_objects) = info(admin, &application.name).await?;
     let mut out = Output::default();
     if arguments.option {

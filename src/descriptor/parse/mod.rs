@@ -21,6 +21,7 @@ use super::source::{MAX_FILE, MAX_FILES, Source};
 use super::text::{Pos, Text};
 use super::variables::is_reserved;
 use super::xml::{self, Element, Event, Reader};
+use super::{DefaultTemplates, NO_DEFAULT_TEMPLATES};
 
 /// How deep files may include files.
 const MAX_INCLUDES: usize = 32;
@@ -36,7 +37,7 @@ pub(super) struct Options<'a> {
     pub(super) file: &'a Path,
     pub(super) targets: &'a [String],
     pub(super) overrides: &'a [(String, String)],
-    pub(super) default_templates: Option<&'a Path>,
+    pub(super) default_templates: Option<&'a DefaultTemplates>,
     pub(super) strict: bool,
 }
 
@@ -85,13 +86,17 @@ pub(super) fn parse(source: &dyn Source, options: &Options<'_>, report: &mut Rep
     }
 }
 
-/// Reads the application whose templates and property sets are the defaults.
+/// Reads an application whose templates and property sets are the defaults of others, and nothing else of it.
+pub(super) fn defaults(source: &dyn Source, file: &Path, report: &mut Report) -> Application {
+    parse_defaults(source, file, report, &mut ReadBudget::default())
+}
+
 fn parse_defaults(
     source: &dyn Source,
     file: &Path,
     report: &mut Report,
     budget: &mut ReadBudget,
-) -> Option<Application> {
+) -> Application {
     let options = Options {
         file,
         targets: &[],
@@ -102,7 +107,13 @@ fn parse_defaults(
     let mut parser = Parser::new(source, &options, report, budget);
     parser.is_default_templates = true;
     parser.file(file, Pos::NONE);
-    parser.open.application
+    let read = parser.open.application.unwrap_or_default();
+    Application {
+        server_templates: read.server_templates,
+        service_templates: read.service_templates,
+        property_sets: read.property_sets,
+        ..Application::default()
+    }
 }
 
 /// Counts what was read, over all includes.
@@ -469,9 +480,13 @@ impl<'p> Parser<'p> {
         }
         if import && !self.is_default_templates {
             match self.options.default_templates {
-                Some(file) => {
-                    let defaults = parse_defaults(self.source, file, self.report, self.budget)
-                        .unwrap_or_default();
+                Some(defaults) => {
+                    let defaults = match defaults {
+                        DefaultTemplates::Given(application) => (**application).clone(),
+                        DefaultTemplates::File(file) => {
+                            parse_defaults(self.source, file, self.report, self.budget)
+                        }
+                    };
                     application.server_templates = defaults.server_templates;
                     application.service_templates = defaults.service_templates;
                     application.property_sets = defaults.property_sets;
@@ -479,12 +494,12 @@ impl<'p> Parser<'p> {
                 None => {
                     self.gaps.everything = true;
                     self.report.error(
-                        Fault::new(at, "the application wants default templates, and none are given")
-                            .hint("name their file: --default-templates FILE")
-                            .registry(
-                                "no default templates configured, you need to set \
-                                 IceGrid.Registry.DefaultTemplates in the IceGrid registry configuration.",
-                            ),
+                        Fault::new(
+                            at,
+                            "the application wants default templates, and none are given",
+                        )
+                        .hint("name their file: --default-templates FILE")
+                        .registry(NO_DEFAULT_TEMPLATES),
                     );
                 }
             }

@@ -254,6 +254,9 @@ pub struct DescriptorSource {
     /// Variables given on the command line.
     #[serde(default)]
     pub overrides: Vec<(String, String)>,
+    /// The file of what `import-default-templates` takes in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_templates: Option<PathBuf>,
     /// The application itself, where it was described in no file; then there is no path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub definition: Option<Box<Application>>,
@@ -281,6 +284,7 @@ impl DescriptorSource {
             shown: self.shown.clone(),
             targets: self.targets.clone(),
             overrides: self.overrides.clone(),
+            default_templates: self.default_templates.clone(),
             definition: None,
         }
     }
@@ -309,6 +313,10 @@ impl DescriptorSource {
             file: self.path.clone(),
             targets: self.targets.clone(),
             overrides: self.overrides.clone(),
+            default_templates: self
+                .default_templates
+                .clone()
+                .map(descriptor::DefaultTemplates::File),
             ..descriptor::Request::default()
         }
     }
