@@ -1,6 +1,9 @@
 //! The registry's face of a master: how it is set up, and that both serve side by side.
 
+use std::net::TcpListener;
+
 use tokio::sync::watch;
+use tracing::warn;
 
 use super::failure::{Failure, code};
 use crate::config::{Paths, Properties, active_profile};
@@ -46,17 +49,19 @@ fn settings(paths: &Paths, given: &[(String, String)]) -> Result<Settings, Failu
     .map_err(|error| Failure::new(code::INVALID, error.to_string()))
 }
 
-/// Opens the face of a master, unless it is turned off, and tells the master where servers find it.
+/// Opens the face of a master, unless it is turned off, and tells the master where servers find it. It goes on listening where this process
+/// was left a socket.
 pub(crate) async fn open(
     master: &mut Master,
     given: &[(String, String)],
+    inherited: Vec<TcpListener>,
 ) -> Result<Option<Face>, Failure> {
     let handle = master.handle();
     let settings = settings(handle.paths(), given)?;
     if settings.client.is_empty() {
         return Ok(None);
     }
-    let face = Face::open(settings, handle).await.map_err(|error| {
+    let face = Face::open(settings, handle, inherited).await.map_err(|error| {
         let hint = match &error {
             FaceError::Taken { .. } => format!(
                 "end that process, or give this grid other endpoints: omero-grid config set {CLIENT} 'tcp -h 127.0.0.1 -p PORT' (an empty value turns the registry off)"
@@ -65,7 +70,11 @@ pub(crate) async fn open(
         };
         Failure::new(code::FAILED, chain(&error)).hint(hint)
     })?;
-    master.set_locator(face.locator().to_string());
+    let sockets = face.heirs().unwrap_or_else(|error| {
+        warn!(%error, "cannot keep the registry's sockets for a successor");
+        Vec::new()
+    });
+    master.set_registry(face.locator().to_string(), sockets);
     Ok(Some(face))
 }
 

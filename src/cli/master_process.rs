@@ -228,7 +228,7 @@ async fn prepare(
         ice: handover.ice.clone(),
     };
     let mut master = Master::prepare(options).await.map_err(master_failure)?;
-    let face = face::open(&mut master, &handover.ice).await?;
+    let face = face::open(&mut master, &handover.ice, Vec::new()).await?;
     Ok((master, face))
 }
 

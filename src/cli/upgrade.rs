@@ -1,6 +1,7 @@
 //! `omero-grid upgrade`: another version of this program in the processes of the running grid; and the other side of that.
 
 use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -138,6 +139,12 @@ pub(crate) fn resume(left: &Inheritance) -> Result<(), Failure> {
     for (path, file) in heritage.locks {
         locks.push((path, successor::take(file)?));
     }
+    let mut listeners = Vec::new();
+    if let HeritageRole::Master { registry, .. } = &heritage.role {
+        for socket in registry {
+            listeners.push(TcpListener::from(successor::take(*socket)?));
+        }
+    }
     let paths = Paths::new(heritage.dir, heritage.state);
     let log = heritage.log;
     let file = match &heritage.role {
@@ -160,6 +167,7 @@ pub(crate) fn resume(left: &Inheritance) -> Result<(), Failure> {
                 started_ms,
                 wait_secs,
                 ice,
+                ..
             } => {
                 let options = master::Options {
                     paths,
@@ -175,7 +183,7 @@ pub(crate) fn resume(left: &Inheritance) -> Result<(), Failure> {
                 let mut master =
                     Master::inherit(options, locks, socket, started_ms).map_err(master_failure)?;
                 // A grid whose registry cannot listen any more is better than none.
-                let face = face::open(&mut master, &ice)
+                let face = face::open(&mut master, &ice, listeners)
                     .await
                     .unwrap_or_else(|failure| {
                         tracing::error!(error = failure.message, "the registry does not listen");

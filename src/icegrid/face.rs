@@ -1,6 +1,8 @@
 //! The registry's face: its adapters, its own objects, and what its servants share.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -383,7 +385,11 @@ pub struct Face {
 
 impl Face {
     /// Listens, with these settings, for this grid.
-    pub async fn open(settings: Settings, handle: Handle) -> Result<Self, FaceError> {
+    pub async fn open(
+        settings: Settings,
+        handle: Handle,
+        mut inherited: Vec<TcpListener>,
+    ) -> Result<Self, FaceError> {
         let net = Arc::new(NetSettings {
             message_max: settings.message_max,
             default_host: settings.default_host.clone(),
@@ -414,14 +420,14 @@ impl Face {
             relay: Relay::new(grid.clone()),
             servants: servants.clone(),
         });
-        let client = again(&grid, &net, &front).await?;
+        let client = again(&grid, &net, &front, &mut inherited).await?;
         let _ = grid.client_endpoints.set(client.endpoints().to_vec());
         let mut adapters = vec![client];
         if grid.settings.server.is_empty() {
             let same = Grid::endpoints(&grid.client_endpoints);
             let _ = grid.server_endpoints.set(same);
         } else {
-            let server = bind(&grid.settings.server, &net, &front).await?;
+            let server = bind(&grid.settings.server, &net, &front, &mut inherited).await?;
             let _ = grid.server_endpoints.set(server.endpoints().to_vec());
             adapters.push(server);
         }
@@ -451,6 +457,15 @@ impl Face {
     /// Returns the locator, for servers and clients.
     pub fn locator(&self) -> Proxy {
         self.grid.own("Locator")
+    }
+
+    /// Returns what it listens on once more, for a successor of this program in the same process.
+    pub fn heirs(&self) -> std::io::Result<Vec<OwnedFd>> {
+        let mut heirs = Vec::new();
+        for adapter in &self.adapters {
+            heirs.extend(adapter.heirs()?);
+        }
+        Ok(heirs)
     }
 
     /// Returns where clients connect.
@@ -492,6 +507,7 @@ async fn again(
     grid: &Grid,
     net: &Arc<NetSettings>,
     front: &Arc<dyn Dispatcher>,
+    inherited: &mut Vec<TcpListener>,
 ) -> Result<Adapter, FaceError> {
     let wanted = &grid.settings.client;
     let path = grid.handle.paths().registry();
@@ -501,8 +517,10 @@ async fn again(
         .iter()
         .map(|endpoint| with_port_of(endpoint, &before))
         .collect();
-    let adapter = match bind(&same, net, front).await {
-        Err(FaceError::Taken { .. }) if same != *wanted => bind(wanted, net, front).await,
+    let adapter = match bind(&same, net, front, inherited).await {
+        Err(FaceError::Taken { .. }) if same != *wanted => {
+            bind(wanted, net, front, inherited).await
+        }
         bound => bound,
     }?;
     let all: Vec<String> = adapter
@@ -537,8 +555,9 @@ async fn bind(
     endpoints: &[Endpoint],
     net: &Arc<NetSettings>,
     front: &Arc<dyn Dispatcher>,
+    inherited: &mut Vec<TcpListener>,
 ) -> Result<Adapter, FaceError> {
-    match Adapter::bind(endpoints, net.clone(), front.clone()).await {
+    match Adapter::bind_or_take(endpoints, net.clone(), front.clone(), inherited).await {
         Ok(adapter) => Ok(adapter),
         Err(error) => Err(taken(endpoints, &error).unwrap_or(FaceError::Bind(error))),
     }

@@ -192,6 +192,8 @@ pub struct Master {
     commands: (mpsc::Sender<Command>, mpsc::Receiver<Command>),
     /// The registry's locator, where it listens: a written proxy.
     locator: Option<String>,
+    /// What the registry listens on, to be left to a successor.
+    registry: Vec<OwnedFd>,
 }
 
 impl Master {
@@ -244,6 +246,7 @@ impl Master {
             shared: Arc::new(Shared::new()),
             commands: mpsc::channel(COMMANDS),
             locator: None,
+            registry: Vec::new(),
             options,
         })
     }
@@ -285,6 +288,7 @@ impl Master {
             shared: Arc::new(Shared::new()),
             commands: mpsc::channel(COMMANDS),
             locator: None,
+            registry: Vec::new(),
             options,
         })
     }
@@ -298,9 +302,10 @@ impl Master {
         }
     }
 
-    /// Says where servers find the registry: its locator, a written proxy.
-    pub fn set_locator(&mut self, locator: String) {
+    /// Says where servers find the registry: its locator, a written proxy, and what it listens on, for a successor.
+    pub fn set_registry(&mut self, locator: String, sockets: Vec<OwnedFd>) {
         self.locator = Some(locator);
+        self.registry = sockets;
     }
 
     /// Returns what whoever starts the grid should know.
@@ -347,6 +352,7 @@ impl Master {
             started_ms,
             locks: self.locks,
             reaper: reaper.clone(),
+            registry: self.registry,
         };
         let handler = Arc::new(ClientHandler {
             shared: shared.clone(),

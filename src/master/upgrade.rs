@@ -5,7 +5,7 @@
 //! for a moment, new ones wait in the socket for the new program.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +47,8 @@ pub(crate) struct UpgradePlan {
     pub(crate) started_ms: u64,
     pub(crate) locks: Vec<(PathBuf, Lock)>,
     pub(crate) reaper: Reaper,
+    /// What the registry listens on.
+    pub(crate) registry: Vec<OwnedFd>,
 }
 
 /// A program that may take over now.
@@ -74,6 +76,7 @@ impl UpgradePlan {
                 started_ms: self.started_ms,
                 wait_secs: self.wait.as_secs(),
                 ice: self.ice.clone(),
+                registry: self.registry.iter().map(AsRawFd::as_raw_fd).collect(),
             },
         };
         Ok(serde_json::to_vec(&heritage)?)
@@ -259,6 +262,7 @@ pub(super) async fn hand_over(
             Ok(document) => {
                 let mut keep: Vec<&OwnedFd> = locks.iter().map(|(_, file)| file).collect();
                 keep.push(heir.socket());
+                keep.extend(&plan.registry);
                 upgrade.successor.take_over(&document, &keep)
             }
         },

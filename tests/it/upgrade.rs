@@ -298,3 +298,41 @@ fn settled(grid: &Grid, files: &dyn Fn(&Grid) -> Vec<usize>) -> Vec<usize> {
         same.then(|| last.clone())
     })
 }
+
+/// Returns the inode of the socket that listens on a port.
+fn listener(port: &str) -> Option<String> {
+    const LISTEN: &str = "0A";
+    let port: u16 = port.parse().unwrap();
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let mut lines = table.lines().map(|line| line.split_whitespace());
+    lines.find_map(|mut words| {
+        let local = words.nth(1)?.to_owned();
+        let state = words.nth(1)?.to_owned();
+        let is_it = local.ends_with(&format!(":{port:04X}")) && state == LISTEN;
+        is_it.then(|| words.nth(5).unwrap().to_owned())
+    })
+}
+
+#[test]
+fn the_registry_listens_on_the_same_socket_throughout() {
+    let mut grid = Grid::new(&application(&[node("a", &[sleeper("s")])]));
+    grid.set("OMERO_GRID_REGISTRY_ENDPOINTS", "tcp -h 127.0.0.1 -p 0");
+    grid.start();
+    let status = grid.status();
+    let locator = status["registry"]["locator"].as_str().unwrap();
+    let port = locator.split(" -p ").nth(1).unwrap();
+    let port = port.split_whitespace().next().unwrap();
+    let before = listener(port).unwrap();
+    let files = open_files(grid.master_pid());
+    for round in ["one", "two"] {
+        let new = copy(&grid, round);
+        grid.run(&format!("upgrade --binary {new}")).ok();
+        assert_eq!(listener(port).as_ref(), Some(&before));
+        assert_eq!(grid.status()["registry"]["locator"], locator);
+    }
+    grid.wait("descriptors as before", || {
+        (open_files(grid.master_pid()) <= files).then_some(())
+    });
+    grid.run("stop").ok();
+    assert_eq!(listener(port), None);
+}

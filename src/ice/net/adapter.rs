@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -80,6 +81,17 @@ impl Adapter {
         settings: Arc<Settings>,
         dispatcher: Arc<dyn Dispatcher>,
     ) -> Result<Self, BindError> {
+        Self::bind_or_take(endpoints, settings, dispatcher, &mut Vec::new()).await
+    }
+
+    /// The same, but sockets that were left to this process by its predecessor ([`heirs`](Self::heirs)) are taken where they listen on the
+    /// same addresses.
+    pub async fn bind_or_take(
+        endpoints: &[Endpoint],
+        settings: Arc<Settings>,
+        dispatcher: Arc<dyn Dispatcher>,
+        inherited: &mut Vec<std::net::TcpListener>,
+    ) -> Result<Self, BindError> {
         let (mut sockets, mut published) = (Vec::new(), Vec::new());
         for endpoint in endpoints {
             let (address, encrypted) = match endpoint {
@@ -104,7 +116,7 @@ impl Adapter {
             let fail = |(address, source)| BindError::Io { address, source };
             let port = u16::try_from(address.port)
                 .map_err(|error| fail((endpoint.to_string(), io::Error::other(error))))?;
-            let listeners = listen(host, port).await.map_err(fail)?;
+            let listeners = listen(host, port, inherited).await.map_err(fail)?;
             let port = match listeners.first().map(TcpListener::local_addr) {
                 Some(Ok(bound)) => bound.port(),
                 _ => port,
@@ -138,6 +150,14 @@ impl Adapter {
     /// Returns the endpoints by which others reach this adapter.
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.published
+    }
+
+    /// Returns the sockets once more, to be left to another program in the place of this one: what connects meanwhile waits there.
+    pub fn heirs(&self) -> io::Result<Vec<OwnedFd>> {
+        let sockets = self.sockets.iter();
+        sockets
+            .map(|socket| socket.listener.as_fd().try_clone_to_owned())
+            .collect()
     }
 
     /// Returns a proxy to an object of this adapter, by its endpoints.

@@ -12,16 +12,21 @@ use tokio::net::{TcpListener, TcpSocket, lookup_host};
 const BACKLOG: u32 = 1024;
 
 /// Listens on every address of a host; an empty one is all addresses of this machine. Returns the sockets, which have one port together.
-pub(super) async fn listen(host: &str, port: u16) -> Result<Vec<TcpListener>, (String, io::Error)> {
+/// What listens there already and was left to this process is taken from `inherited`.
+pub(super) async fn listen(
+    host: &str,
+    port: u16,
+    inherited: &mut Vec<std::net::TcpListener>,
+) -> Result<Vec<TcpListener>, (String, io::Error)> {
     let all = [
         SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
         SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
     ];
     if host.is_empty() {
         // One socket of IPv6 takes both; a machine may have no IPv6.
-        let socket = bind(all[0]).or_else(|error| match error.kind() {
+        let socket = bind(all[0], inherited).or_else(|error| match error.kind() {
             io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => Err(error),
-            _ => bind(all[1]),
+            _ => bind(all[1], inherited),
         });
         return match socket {
             Ok(socket) => Ok(vec![socket]),
@@ -41,7 +46,7 @@ pub(super) async fn listen(host: &str, port: u16) -> Result<Vec<TcpListener>, (S
         if let Some(Ok(first)) = sockets.first().map(TcpListener::local_addr) {
             address.set_port(first.port());
         }
-        match bind(address) {
+        match bind(address, inherited) {
             Ok(socket) => sockets.push(socket),
             // A name may have an address that this machine has not, such as one of IPv6.
             Err(error)
@@ -55,7 +60,17 @@ pub(super) async fn listen(host: &str, port: u16) -> Result<Vec<TcpListener>, (S
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(
+    address: SocketAddr,
+    inherited: &mut Vec<std::net::TcpListener>,
+) -> io::Result<TcpListener> {
+    let is_there =
+        |socket: &std::net::TcpListener| socket.local_addr().is_ok_and(|local| local == address);
+    if let Some(at) = inherited.iter().position(is_there) {
+        let socket = inherited.swap_remove(at);
+        socket.set_nonblocking(true)?;
+        return TcpListener::from_std(socket);
+    }
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,

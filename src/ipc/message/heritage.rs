@@ -58,6 +58,9 @@ pub enum HeritageRole {
         /// Properties of the registry that were given to its start.
         #[serde(default)]
         ice: Vec<(String, String)>,
+        /// The descriptors of the sockets that the registry listens on.
+        #[serde(default)]
+        registry: Vec<i32>,
     },
     /// A node: what it has to run is its master's to say.
     Node {
