@@ -354,6 +354,10 @@ fn page(status: &GridStatus, now: u64) -> String {
             )
         )
     );
+    if let Some(locator) = &status.locator {
+        let registry = format!("registry {locator}");
+        let _ = writeln!(page, "{}", painted(DIM, registry));
+    }
     if status.stopping {
         let _ = writeln!(page, "{}", painted(YELLOW, "the grid is stopping"));
     }
