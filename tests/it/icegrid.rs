@@ -357,6 +357,8 @@ fn debians_icegridadmin_sees_and_does_everything() {
         &application(&[node("m", &[sleeper("S")])]).replace("\"Test\"", "\"More\""),
     );
     ok("application add more.xml");
+    // Its node runs by then.
+    assert_eq!(ok("node ping m"), "node is up\n");
     assert_eq!(ok("application list"), "More\nTest\n");
     fails("application add more.xml", "already exists");
     grid.wait_state("S", "active");
