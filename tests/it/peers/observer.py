@@ -101,6 +101,8 @@ with Ice.initialize() as communicator:
     except IceGrid.ObserverAlreadyRegisteredException:
         say("not twice")
     serial = session.startUpdate()
+    # Whoever has it may take it again.
+    assert session.startUpdate() == serial
     say("update", "at" if serial == adapter.find(ids[2]).serial else "not at", "the state that is known")
     session.finishUpdate()
     sys.stdin.read()
