@@ -412,9 +412,14 @@ fn observers_are_told_what_changes() {
     if !installed() {
         return;
     }
-    let servers = [echo("A", "manual", None), sleeper("S")];
-    let grid = grid(&application(&[node("n", &servers)]));
+    let servers = [
+        echo("A", "manual", Some("Group")),
+        echo("D", "manual", None),
+        sleeper("S"),
+    ];
+    let grid = grid(&application(&[GROUP.to_owned(), node("n", &servers)]));
     grid.start();
+    grid.run("server D disable").ok();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/peers/observer.py");
     let mut program = Command::new("/usr/bin/python3");
     program.arg(script).arg(locator(&grid).to_string());
@@ -430,7 +435,7 @@ fn observers_are_told_what_changes() {
         hears("observes"),
         [
             "registryInit Master",
-            "nodeInit n S",
+            "nodeInit n D S",
             "applicationInit Test",
             "adapterInit 0",
             "objectInit 4",
