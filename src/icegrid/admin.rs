@@ -24,6 +24,7 @@ use crate::ice::{Encapsulation, Identity, Missing, Mode, Proxy};
 use crate::ipc::message::client::{NodeStatus, ServerAction};
 use crate::ipc::message::node::{Action, ServerReport};
 use crate::ipc::{Refusal, RefusalKind};
+use crate::master::Object;
 use crate::model::{self, Activation, NodeName, NodeState, ServerId};
 use crate::sys::host::{Host, Load};
 
@@ -462,14 +463,24 @@ fn identity(info: &ObjectInfo) -> Option<&Identity> {
 }
 
 /// Returns every well-known object in the order of their identities, and then the registry's own.
-pub(super) fn all_objects(grid: &Grid) -> Vec<ObjectInfo> {
+fn all_objects(grid: &Grid) -> Vec<ObjectInfo> {
+    objects(grid, |_| true)
+}
+
+/// Returns those that no application has: observers of objects are told of no others.
+pub(super) fn added_objects(grid: &Grid) -> Vec<ObjectInfo> {
+    objects(grid, |object| !object.deployed)
+}
+
+fn objects(grid: &Grid, wanted: impl Fn(&Object) -> bool) -> Vec<ObjectInfo> {
     let mut all: Vec<ObjectInfo> = {
         let registry = grid.handle.registry();
-        let objects = registry.objects().map(|(_, object)| ObjectInfo {
+        let objects = registry.objects().filter(|(_, object)| wanted(object));
+        let infos = objects.map(|(_, object)| ObjectInfo {
             proxy: Some(object.proxy.clone()),
             class: object.type_id.clone(),
         });
-        objects.collect()
+        infos.collect()
     };
     all.extend(grid.own_objects().into_iter().map(|own| ObjectInfo {
         class: own.type_id.to_owned(),

@@ -111,6 +111,7 @@ pub(super) fn dispatch(
     later(responder, async move {
         let edited = grid.handle.edit(edition).await;
         edited.map_err(|refusal| refused(&name, &refusal))?;
+        grid.nodes_run().await;
         grid.told().await;
         Ok(())
     })

@@ -28,7 +28,7 @@ use crate::ice::net::{
 };
 use crate::ice::{Address, Encoding, Endpoint, Identity, Proxy, Reference};
 use crate::master::Handle;
-use crate::model::{NodeName, ServerId};
+use crate::model::{NodeName, NodeState, ServerId};
 use crate::sys::ports::{self, Program};
 
 /// For how long the load of nodes is believed: the kernel computes it this often.
@@ -39,6 +39,9 @@ const ACTIVATION: Duration = Duration::from_secs(3600);
 
 /// How long what a server has registered may need to be known here once the server is active.
 const ON_ITS_WAY: Duration = Duration::from_secs(5);
+
+/// How long whoever deploys something waits for nodes that are started for it.
+const STARTED: Duration = Duration::from_secs(15);
 
 /// How long whoever changes something waits until observers know it.
 const TOLD: Duration = Duration::from_secs(5);
@@ -329,6 +332,24 @@ impl Grid {
         let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
         while behind.try_join_next().is_some() {}
         behind.spawn(work);
+    }
+
+    /// Waits until the nodes run that are being started, so that what has just been deployed can be used.
+    pub(super) async fn nodes_run(&self) {
+        // Whoever answers this has published what was commanded before.
+        let _ = self.handle.versions().await;
+        let run = async {
+            let mut seen = 0;
+            loop {
+                let (revision, status) = self.handle.changed(seen).await;
+                if status.nodes.iter().all(|n| n.state != NodeState::Starting) {
+                    return;
+                }
+                seen = revision;
+            }
+        };
+        // One that cannot be started is told of by everything else.
+        let _ = tokio::time::timeout(STARTED, run).await;
     }
 
     /// Waits until observers have been told all that has happened; whoever cannot be told holds nothing up for long.

@@ -177,7 +177,8 @@ impl FileIterator {
         }
     }
 
-    /// Reads whole lines, of about so many bytes. The last one may have no end yet.
+    /// Reads whole lines, of about so many bytes. The last one may have no end yet: it is what is behind the last end of a line, so that what is
+    /// read next goes on there, and nothing only where nothing is read.
     fn read(&self, size: i32) -> Outcome<(Vec<String>, bool)> {
         let size = usize::try_from(size).unwrap_or(0).clamp(1024, PIECE);
         let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
@@ -192,9 +193,18 @@ impl FileIterator {
         if !end && let Some(last) = bytes.iter().rposition(|byte| *byte == b'\n') {
             *rest = bytes.split_off(last + 1);
         }
-        let text = String::from_utf8_lossy(&bytes);
-        let lines = text.lines().map(str::to_owned).collect();
-        Ok((lines, end))
+        Ok((lines(&bytes), end))
+    }
+}
+
+/// Returns what is before each end of a line, and what is behind the last one.
+fn lines(bytes: &[u8]) -> Vec<String> {
+    match bytes.is_empty() {
+        true => Vec::new(),
+        false => {
+            let text = String::from_utf8_lossy(bytes);
+            text.split('\n').map(str::to_owned).collect()
+        }
     }
 }
 
@@ -229,6 +239,14 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+
+    #[test]
+    fn what_is_read_says_whether_its_last_line_has_ended() {
+        assert!(lines(b"").is_empty());
+        assert_eq!(lines(b"one\n"), ["one", ""]);
+        assert_eq!(lines(b"one\ntwo"), ["one", "two"]);
+        assert_eq!(lines(b"\n\r\n"), ["", "\r", ""]);
+    }
 
     #[test]
     fn a_file_is_read_from_so_many_lines_before_its_end() {

@@ -136,8 +136,14 @@ impl Servant for Query {
     }
 }
 
-/// Returns an object of a replica group once for each of its adapters.
+/// Returns an object of a replica group once for each of its adapters. Which group that is, is what a proxy says, or what is known of its
+/// identity.
 fn replicas(grid: &Grid, proxy: Option<Proxy>) -> Vec<Option<Proxy>> {
+    let proxy = match proxy {
+        Some(proxy) if matches!(proxy.reference, Reference::Indirect(_)) => Some(proxy),
+        Some(proxy) => grid.object(&proxy.identity),
+        None => None,
+    };
     let Some(proxy) = proxy else {
         return Vec::new();
     };

@@ -55,7 +55,7 @@ impl To {
 struct Observer {
     to: To,
     told: u32,
-    /// Whether what it observes is kept: then it is told a second number, as IceGrid does.
+    /// Whether what it observes is kept: then it is told two numbers each time, as IceGrid does, and else one with the first.
     kept: bool,
 }
 
@@ -76,7 +76,9 @@ async fn tell<T: Encode>(
     if known.kept {
         call.context.push(("dbSerial".to_owned(), serial.clone()));
     }
-    call.context.push(("serial".to_owned(), serial));
+    if known.kept || known.told == 1 {
+        call.context.push(("serial".to_owned(), serial));
+    }
     let answer = match &known.to {
         To::Over(connection, _) => connection.invoke(&call, Some(HEAR)).await,
         To::Proxy(proxy) => grid.resolver().invoke(proxy, &call, Some(HEAR)).await,
@@ -148,7 +150,10 @@ impl Picture {
                     .flat_map(|report| report.adapters.keys())
                     .filter_map(|id| Some((id.clone(), listening(id)?)))
                     .collect();
-                let shown = |info: &&ServerDynamicInfo| info.state != ServerState::Inactive;
+                // Of the others, everything is known already.
+                let shown = |info: &&ServerDynamicInfo| {
+                    info.state != ServerState::Inactive || !info.enabled
+                };
                 let info = NodeDynamicInfo {
                     info: admin::node_info(grid, node),
                     servers: servers.values().filter(shown).cloned().collect(),
@@ -176,7 +181,7 @@ impl Picture {
                 .map(|info| (info.id.clone(), info))
                 .collect()
         };
-        let objects = admin::all_objects(grid)
+        let objects = admin::added_objects(grid)
             .into_iter()
             .filter_map(|info| Some((info.proxy.as_ref()?.identity.clone(), info)))
             .collect();

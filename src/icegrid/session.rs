@@ -254,19 +254,20 @@ impl Session {
                 }
             }
             "startUpdate" => {
-                let taken = {
+                let other = {
                     let mut lock = grid
                         .sessions
                         .lock
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner);
-                    let taken = lock.as_ref().map(|(_, user)| user.clone());
-                    lock.get_or_insert_with(|| (session.id.clone(), session.user.clone()));
-                    taken
+                    // Whoever has it already may take it again.
+                    let (owner, user) =
+                        lock.get_or_insert_with(|| (session.id.clone(), session.user.clone()));
+                    (*owner != session.id).then(|| user.clone())
                 };
                 let grid = grid.clone();
                 later(responder, async move {
-                    match taken {
+                    match other {
                         Some(user) => Err(access_denied(&user)),
                         None => Ok(observers::serial(&grid).await),
                     }

@@ -12,7 +12,7 @@ use serde_json::Value;
 pub(crate) const MAX: usize = 250_000 * 1024;
 
 /// Where the recorded streams are; a clone without them skips, unless `OMERO_GRID_REQUIRE_PEERS=1`.
-fn streams() -> Vec<(PathBuf, Value)> {
+pub(crate) fn streams() -> Vec<(PathBuf, Value)> {
     let folder = std::env::var_os("OMERO_GRID_FIXTURES").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/fixtures"),
         PathBuf::from,
@@ -45,16 +45,21 @@ pub(crate) fn each(mut look: impl FnMut(&[u8], &Value, &str)) -> usize {
             if hex.is_empty() {
                 continue;
             }
-            let bytes: Vec<u8> = (0..hex.len())
-                .step_by(2)
-                .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
-                .collect();
+            let bytes = unhex(hex);
             let place = format!("{} message {number}", path.display());
             look(&bytes, &entry["decoded"], &place);
             count += 1;
         }
     }
     count
+}
+
+/// Returns the bytes that these digits are.
+pub(crate) fn unhex(digits: &str) -> Vec<u8> {
+    (0..digits.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
+        .collect()
 }
 
 pub(crate) fn text<'v>(value: &'v Value, key: &str) -> &'v str {

@@ -1,6 +1,7 @@
 //! What is in recorded messages: parameters, results and exceptions, by the types that Slice declares.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use omero_grid::ice::{
@@ -70,40 +71,55 @@ const ONLY_BASE: Family = &[Known::of::<Base>()];
 
 type Prx = Option<Proxy>;
 
-/// Decodes what is in an encapsulation and encodes it again. Dictionaries that were not in order are, then.
-fn again<T>(
+/// What is in an encapsulation.
+pub(crate) struct Decoded {
+    /// The value, and the instances of classes that it refers to, as `Debug` writes them.
+    pub(crate) text: String,
+    /// The same encoded again. Dictionaries that were not in order are, then.
+    bytes: Vec<u8>,
+}
+
+/// Decodes what is in an encapsulation and encodes it again.
+pub(crate) fn again<T>(
     within: &Encapsulation<'_>,
     family: Family,
     format: Format,
-) -> Result<Vec<u8>, DecodeError>
+) -> Result<Decoded, DecodeError>
 where
-    T: for<'a> Decode<'a> + Encode,
+    T: for<'a> Decode<'a> + Encode + Debug,
 {
     let (value, objects) = within.decode_with::<T>(family)?;
+    let text = format!("({value:?}, {objects:?})");
     let encoding = Encoding::of(within.version[0], within.version[1])?;
     let mut writer = Writer::new(encoding);
     writer.with_classes(&value, &Arc::new(objects), format);
-    Ok(writer.into_bytes())
+    let bytes = writer.into_bytes();
+    Ok(Decoded { text, bytes })
 }
 
-fn thrown_again<E: Exception>(within: &Encapsulation<'_>, format: Format) -> Option<Vec<u8>> {
+fn thrown_again<E: Exception + Debug>(
+    within: &Encapsulation<'_>,
+    format: Format,
+) -> Option<Decoded> {
     let thrown = Thrown::new(*within).unwrap();
     if thrown.type_id() != E::TYPE_ID {
         return None;
     }
     let (exception, objects) = thrown.cast::<E>(DEMO).unwrap()?;
+    let text = format!("({exception:?}, {objects:?})");
     let encoding = Encoding::of(within.version[0], within.version[1]).unwrap();
     let mut writer = Writer::new(encoding);
     throw_with(&exception, &mut writer, &Arc::new(objects), format);
-    Some(writer.into_bytes())
+    let bytes = writer.into_bytes();
+    Some(Decoded { text, bytes })
 }
 
-type ThrownAgain = fn(&Encapsulation<'_>, Format) -> Option<Vec<u8>>;
+type ThrownAgain = fn(&Encapsulation<'_>, Format) -> Option<Decoded>;
 
-type Again = fn(&Encapsulation<'_>, Family, Format) -> Result<Vec<u8>, DecodeError>;
+pub(crate) type Again = fn(&Encapsulation<'_>, Family, Format) -> Result<Decoded, DecodeError>;
 
 /// The parameters and the results of the operations that are recorded; those of one name have the same everywhere.
-const OPERATIONS: &[(&str, Again, Again)] = &[
+pub(crate) const OPERATIONS: &[(&str, Again, Again)] = &[
     // Demo
     ("echoString", again::<String>, again::<String>),
     ("upper", again::<String>, again::<(i32, String)>),
@@ -149,7 +165,15 @@ const OPERATIONS: &[(&str, Again, Again)] = &[
         again::<(String, String)>,
         again::<Prx>,
     ),
+    ("createSession", again::<(String, String)>, again::<Prx>),
+    ("getACMTimeout", again::<()>, again::<i32>),
     ("getAdmin", again::<()>, again::<Prx>),
+    ("destroy", again::<()>, again::<()>),
+    // Session
+    ("setAllocationTimeout", again::<i32>, again::<()>),
+    ("allocateObjectById", again::<Identity>, again::<Prx>),
+    ("allocateObjectByType", again::<String>, again::<Prx>),
+    ("releaseObject", again::<Identity>, again::<()>),
     ("getAdminCallbackTemplate", again::<()>, again::<Prx>),
     (
         "setObserversByIdentity",
@@ -237,7 +261,8 @@ const OPERATIONS: &[(&str, Again, Again)] = &[
     ("create", again::<(String, Prx)>, again::<Prx>),
 ];
 
-fn throws(within: &Encapsulation<'_>, format: Format) -> Option<Vec<u8>> {
+/// Decodes an exception, if it is known.
+pub(crate) fn throws(within: &Encapsulation<'_>, format: Format) -> Option<Decoded> {
     let all: &[ThrownAgain] = &[
         thrown_again::<BaseError>,
         thrown_again::<DerivedError>,
@@ -252,6 +277,10 @@ fn throws(within: &Encapsulation<'_>, format: Format) -> Option<Vec<u8>> {
         thrown_again::<ObjectExistsException>,
         thrown_again::<SessionPermissionDeniedException>,
         thrown_again::<CannotCreateSessionException>,
+        thrown_again::<AllocationException>,
+        thrown_again::<ObjectNotRegisteredException>,
+        thrown_again::<ServerStartException>,
+        thrown_again::<ServerStopException>,
     ];
     all.iter().find_map(|again| again(within, format))
 }
@@ -283,7 +312,7 @@ fn recorded_values_are_understood_and_written_to_the_byte() {
                 (Outcome::Done(within), Some((_, _, result))) => (*within, result),
                 (Outcome::Exception(within), _) => {
                     if let Some(again) = throws(within, format) {
-                        assert_eq!(again, within.bytes, "{place}");
+                        assert_eq!(again.bytes, within.bytes, "{place}");
                         exceptions += 1;
                     }
                     return;
@@ -297,8 +326,9 @@ fn recorded_values_are_understood_and_written_to_the_byte() {
         } else {
             DESCRIPTORS
         };
-        let written =
-            again(&within, family, format).unwrap_or_else(|error| panic!("{place}: {error}"));
+        let written = again(&within, family, format)
+            .unwrap_or_else(|error| panic!("{place}: {error}"))
+            .bytes;
         if written != within.bytes {
             // Dictionaries may come in any order.
             let ordered = Encapsulation {
@@ -306,7 +336,11 @@ fn recorded_values_are_understood_and_written_to_the_byte() {
                 bytes: &written,
             };
             assert_eq!(written.len(), within.bytes.len(), "{place}");
-            assert_eq!(again(&ordered, family, format).unwrap(), written, "{place}");
+            assert_eq!(
+                again(&ordered, family, format).unwrap().bytes,
+                written,
+                "{place}"
+            );
             assert!(text(known, "op") == "dict", "{place} is written otherwise");
         }
         // Every beginning of it is an error, or leaves optional values out.
@@ -390,7 +424,7 @@ fn what_is_derived_from_what_is_known_is_taken_for_that_and_what_is_not_known_is
         // Of a family of none, bytes are what is known; they come out as they went in.
         if format == Format::Sliced {
             let again = again::<Ref<Base>>(&within, &[], format).unwrap();
-            assert_eq!(again, bytes);
+            assert_eq!(again.bytes, bytes);
         }
         let (found, read) = within.decode_with::<Ref<Base>>(&[]).unwrap();
         assert!(matches!(read.get(found), Err(DecodeError::NotA { .. })));
@@ -475,7 +509,9 @@ fn graphs_that_lie_are_refused() {
     let (node, objects) = within.decode_with::<Ref<Node>>(DEMO).unwrap();
     assert_eq!(objects.get(node).unwrap().unwrap().left, node);
     assert_eq!(
-        again::<Ref<Node>>(&within, DEMO, Format::Compact).unwrap(),
+        again::<Ref<Node>>(&within, DEMO, Format::Compact)
+            .unwrap()
+            .bytes,
         circle
     );
 

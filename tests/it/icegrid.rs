@@ -132,6 +132,22 @@ impl Caller {
         );
     }
 
+    /// Asks which adapters of a group have an object.
+    fn replicas(&self, of: &str) -> Vec<String> {
+        let mut query = self.locator.clone();
+        query.identity.name = "Query".to_owned();
+        let of: Proxy = of.parse().unwrap();
+        let call = Call::new(&query, "findAllReplicas", Mode::Idempotent)
+            .with(|writer| Some(of).encode(writer));
+        let invoked = self.client.invoke(&query, &call, LIMIT);
+        let answer = self.runtime.block_on(invoked).unwrap();
+        let Answer::Done { encoding, body } = &answer else {
+            panic!("{answer:?}");
+        };
+        let found: Vec<Option<Proxy>> = capsule(*encoding, body).decode().unwrap();
+        found.iter().flatten().map(ToString::to_string).collect()
+    }
+
     /// Asks the locator for an adapter.
     fn adapter(&self, id: &str) -> Result<Option<Proxy>, Answer> {
         let call = Call::new(&self.locator, "findAdapterById", Mode::Nonmutating)
@@ -182,6 +198,18 @@ fn servers_are_active_once_they_have_registered_and_clients_find_them() {
     );
     assert_eq!(one.len(), 2);
     assert_eq!(one, [other[1].clone(), other[0].clone()]);
+    // Which group it is, is also known of whoever is known.
+    for of in ["echo", "echo @ Group", "echo:tcp -h 127.0.0.1 -p 9"] {
+        let found = caller.replicas(of);
+        assert_eq!(
+            found,
+            ["echo -t -e 1.1 @ A.Echo", "echo -t -e 1.1 @ B.Echo"],
+            "{of}"
+        );
+    }
+    for of in ["nobody", "echo @ A.Echo"] {
+        assert!(caller.replicas(of).is_empty(), "{of}");
+    }
     // There is none of that name.
     let unknown = caller.adapter("Nobody").unwrap_err();
     let Answer::Exception { encoding, body } = &unknown else {
@@ -357,6 +385,8 @@ fn debians_icegridadmin_sees_and_does_everything() {
         &application(&[node("m", &[sleeper("S")])]).replace("\"Test\"", "\"More\""),
     );
     ok("application add more.xml");
+    // Its node runs by then.
+    assert_eq!(ok("node ping m"), "node is up\n");
     assert_eq!(ok("application list"), "More\nTest\n");
     fails("application add more.xml", "already exists");
     grid.wait_state("S", "active");
@@ -382,9 +412,14 @@ fn observers_are_told_what_changes() {
     if !installed() {
         return;
     }
-    let servers = [echo("A", "manual", None), sleeper("S")];
-    let grid = grid(&application(&[node("n", &servers)]));
+    let servers = [
+        echo("A", "manual", Some("Group")),
+        echo("D", "manual", None),
+        sleeper("S"),
+    ];
+    let grid = grid(&application(&[GROUP.to_owned(), node("n", &servers)]));
     grid.start();
+    grid.run("server D disable").ok();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/peers/observer.py");
     let mut program = Command::new("/usr/bin/python3");
     program.arg(script).arg(locator(&grid).to_string());
@@ -400,7 +435,7 @@ fn observers_are_told_what_changes() {
         hears("observes"),
         [
             "registryInit Master",
-            "nodeInit n S",
+            "nodeInit n D S",
             "applicationInit Test",
             "adapterInit 0",
             "objectInit 4",

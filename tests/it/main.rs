@@ -16,6 +16,7 @@ mod generated;
 mod harness;
 mod ice;
 mod ice_peer;
+mod ice_replay;
 mod ice_values;
 mod icegrid;
 mod icegrid_descriptors;

@@ -22,6 +22,7 @@ class Registries(IceGrid.RegistryObserver):
 
 class Nodes(IceGrid.NodeObserver):
     def nodeInit(self, nodes, current):
+        assert list(current.ctx) == ["serial"]
         say("nodeInit", *[n.info.name for n in nodes], *[s.id for n in nodes for s in n.servers])
 
     def nodeUp(self, node, current):
@@ -31,6 +32,8 @@ class Nodes(IceGrid.NodeObserver):
         say("nodeDown", name)
 
     def updateServer(self, node, info, current):
+        # As IceGrid has it, which numbers what it keeps, and the beginnings of all.
+        assert not current.ctx
         say("updateServer", node, info.id, info.state, info.enabled)
 
     def updateAdapter(self, node, info, current):
@@ -101,6 +104,8 @@ with Ice.initialize() as communicator:
     except IceGrid.ObserverAlreadyRegisteredException:
         say("not twice")
     serial = session.startUpdate()
+    # Whoever has it may take it again.
+    assert session.startUpdate() == serial
     say("update", "at" if serial == adapter.find(ids[2]).serial else "not at", "the state that is known")
     session.finishUpdate()
     sys.stdin.read()
