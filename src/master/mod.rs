@@ -195,9 +195,9 @@ pub struct Master {
 }
 
 impl Master {
-    /// Takes the grid's locks, reads what is wanted, makes the user `root` where there is none, and listens.
+    /// Takes the grid's locks, reads what is wanted, and listens.
     ///
-    /// Nothing is started yet. Needs a running runtime.
+    /// Nothing is started yet, and users have no store yet: see [`Self::prepare_store`]. Needs a running runtime.
     pub async fn prepare(options: Options) -> Result<Self, MasterError> {
         let paths = &options.paths;
         private_dir(&paths.grid()).map_err(|source| MasterError::Directory {
@@ -229,7 +229,6 @@ impl Master {
                 }
             }
         }
-        notices.extend(prepare_store(&desired, paths).await?);
         let listener = Listener::bind(&run_dir.socket(Address::Master), &[])?;
         write_pid(&paths.master_pid());
         Ok(Self {
@@ -246,6 +245,15 @@ impl Master {
             locator: None,
             options,
         })
+    }
+
+    /// Sees to it that Blitzes find a store, and makes the user `root` where there is none.
+    ///
+    /// What else may keep the grid from starting comes before it: where root's password is kept is said once.
+    pub async fn prepare_store(&mut self) -> Result<(), MasterError> {
+        let notice = prepare_store(&self.desired, &self.options.paths).await?;
+        self.notices.extend(notice);
+        Ok(())
     }
 
     /// Goes on where the program before this one in the same process has stopped: with its locks (each with its path) and its socket.
