@@ -241,7 +241,11 @@ fn own_node(source: &DescriptorSource, name: NodeName) -> Vec<NodeName> {
 
 /// Starts the grid and returns when its nodes run, as `--daemon` does.
 async fn daemon(context: &Context, handover: &Handover, options: &Options) -> Result<(), Failure> {
-    let Launched { notices: _, later } = launch(context, handover)?;
+    let Launched { notices, later } = launch(context, handover)?;
+    for notice in notices {
+        // Who has closed it does not want to know.
+        let _ = writeln!(std::io::stdout(), "{notice}");
+    }
     let grid = context.grid().await?;
     if let Some(file) = &options.pid_file {
         write_pid(file, grid.pid())?;

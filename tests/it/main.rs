@@ -21,6 +21,7 @@ mod icegrid;
 mod icegrid_descriptors;
 mod icegrid_java;
 mod icegridadmin;
+mod icegridnode;
 mod moving;
 mod omero_name;
 mod omero_py;
