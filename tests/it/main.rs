@@ -23,6 +23,7 @@ mod icegrid_java;
 mod icegridadmin;
 mod icegridnode;
 mod moving;
+mod omero_admin;
 mod omero_name;
 mod omero_py;
 mod read_only;
