@@ -57,7 +57,7 @@ use crate::ipc::message::node::NodeLink;
 use crate::ipc::{
     Address, AddressError, Client, ConnectError, Heir, Hello, ListenError, Listener, Role, RunDir,
 };
-use crate::model::NodeName;
+use crate::model::{NodeName, NodeSettings};
 use crate::store::{self, ChoiceError, Postgres, StoreChoice, StoreError};
 use crate::sys::clock;
 use crate::sys::lock::{Lock, LockError};
@@ -192,6 +192,8 @@ pub struct Master {
     commands: (mpsc::Sender<Command>, mpsc::Receiver<Command>),
     /// The registry's locator, where it listens: a written proxy.
     locator: Option<String>,
+    /// How servers are run where their descriptors leave it open.
+    settings: NodeSettings,
 }
 
 impl Master {
@@ -243,6 +245,7 @@ impl Master {
             shared: Arc::new(Shared::new()),
             commands: mpsc::channel(COMMANDS),
             locator: None,
+            settings: NodeSettings::default(),
             options,
         })
     }
@@ -293,6 +296,7 @@ impl Master {
             shared: Arc::new(Shared::new()),
             commands: mpsc::channel(COMMANDS),
             locator: None,
+            settings: NodeSettings::default(),
             options,
         })
     }
@@ -309,6 +313,12 @@ impl Master {
     /// Says where servers find the registry: its locator, a written proxy.
     pub fn set_locator(&mut self, locator: String) {
         self.locator = Some(locator);
+    }
+
+    /// Says how servers are run where their descriptors leave it open.
+    pub fn set_node_settings(&mut self, settings: NodeSettings) {
+        self.options.paths.set_output(settings.output.clone());
+        self.settings = settings;
     }
 
     /// Returns what whoever starts the grid should know.
@@ -379,7 +389,7 @@ impl Master {
             shared,
             reaper,
             started_ms,
-            self.locator,
+            (self.locator, self.settings),
         )
         .run(queue);
         tokio::pin!(core);

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::harness::{OmeroSite, alive};
 use crate::ice_peer::{FOLDER, has};
@@ -118,6 +119,72 @@ fn a_start_that_fails_says_why_and_leaves_nothing() {
     site.rewrite("");
     site.icegridnode("etc/grid/app.xml").ok();
     assert!(alive(pid_file(&site)));
+}
+
+#[test]
+fn properties_of_a_node_say_how_its_servers_run() {
+    let site = site(
+        "IceGrid.Node.Output=var/out\n\
+         IceGrid.Node.RedirectErrToOut=1\n\
+         IceGrid.Node.WaitTime=1\n\
+         IceGrid.Node.PropertiesOverride=own.one=1 own.two=\"a b\"\n\
+         IceGrid.Node.UserAccounts=accounts\n\
+         IceGrid.Node.Frob=1\n",
+    );
+    let application = r#"<icegrid><application name="App"><node name="master">
+      <server id="speaker" exe="/bin/sh" activation="always">
+        <option>-c</option><option>echo said; echo complained >&amp;2; exec sleep 1000</option>
+        <properties><property name="own.one" value="0"/></properties>
+      </server>
+      <server id="late" exe="/bin/sh" activation="manual">
+        <option>-c</option><option>exec sleep 1000</option>
+        <properties><property name="omero.grid.ready" value="notify"/></properties>
+      </server>
+    </node></application></icegrid>"#;
+    site.write("etc/grid/app.xml", application);
+    let started = site.icegridnode("etc/grid/app.xml").ok();
+    let warned: Vec<&str> = started.stderr.lines().collect();
+    let [ignored, unknown] = warned[..] else {
+        panic!("{warned:?}");
+    };
+    assert!(
+        ignored.contains("IceGrid.Node.UserAccounts=accounts is ignored: user="),
+        "{ignored}"
+    );
+    assert!(
+        unknown.ends_with("these properties mean nothing here: IceGrid.Node.Frob"),
+        "{unknown}"
+    );
+
+    let said = site.wait("the server to speak", || {
+        Some(site.read("var/out/speaker.out")).filter(|text| text.contains("complained"))
+    });
+    assert_eq!(said, "said\ncomplained\n");
+    for elsewhere in ["var/log/speaker.out", "var/out/speaker.err"] {
+        assert!(!site.path(elsewhere).exists(), "{elsewhere}");
+    }
+    assert_eq!(site.run("logs speaker").ok().stdout, said);
+    let shown = site.icegridadmin("icegridadmin", "server show speaker stdout");
+    assert!(shown.ok().stdout.ends_with(&said));
+
+    let config = site.read("var/omero-grid/var/master/servers/speaker/config/config");
+    let own: Vec<&str> = config
+        .lines()
+        .filter(|line| line.starts_with("own."))
+        .collect();
+    // The last one counts.
+    assert_eq!(own, ["own.one=0", "own.one=1", "own.two=a b"]);
+
+    let begun = Instant::now();
+    site.icegridadmin("icegridadmin", "server start late")
+        .exits(1);
+    assert!(
+        begun.elapsed() < Duration::from_secs(30),
+        "it waits for one second"
+    );
+    assert_eq!(site.server("late").unwrap()["activation"], "manual");
+    let reason = site.server("late").unwrap()["reason"].to_string();
+    assert!(reason.contains("activation timeout of 1s"), "{reason}");
 }
 
 /// Everything below a directory: what is in files, and what else a writer would change.
