@@ -16,6 +16,10 @@ clippy:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --document-private-items
 
+# Builds every test.
+build:
+    cargo test --locked --no-run
+
 # Runs every test. Tests of programs that are not installed are skipped, unless OMERO_GRID_REQUIRE_PEERS=1.
 test:
     cargo test --locked

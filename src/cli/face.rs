@@ -6,9 +6,10 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::failure::{Failure, code};
-use crate::config::{Paths, Properties, active_profile};
+use crate::config::{Paths, Properties, active_profile, node_settings};
 use crate::icegrid::{Face, FaceError, Settings};
 use crate::master::Master;
+use crate::model::NodeSettings;
 use crate::telemetry::chain;
 
 /// Names the endpoints of a registry for this process and whatever it starts: for tests, which give each grid a port of its own.
@@ -16,9 +17,12 @@ const ENDPOINTS: &str = "OMERO_GRID_REGISTRY_ENDPOINTS";
 
 const CLIENT: &str = "IceGrid.Registry.Client.Endpoints";
 
-/// Reads how the registry is set up. From strong to weak: what was given to this grid's start, the environment, the configuration store, and
-/// the files in which OMERO keeps the properties of its registry and its nodes.
-fn settings(paths: &Paths, given: &[(String, String)]) -> Result<Settings, Failure> {
+/// Returns what a site says in properties of Ice. From strong to weak: what was given to this grid's start, the environment, the configuration
+/// store, and the files in which OMERO keeps the properties of its registry and its nodes.
+fn properties(
+    paths: &Paths,
+    given: &[(String, String)],
+) -> Result<impl Fn(&str) -> Option<String>, Failure> {
     let mut files = Properties::default();
     for name in ["internal.cfg", "master.cfg"] {
         let path = paths.dir().join("etc").join(name);
@@ -34,7 +38,7 @@ fn settings(paths: &Paths, given: &[(String, String)]) -> Result<Settings, Failu
         .flatten()
         .unwrap_or_default();
     let environment = std::env::var(ENDPOINTS).ok();
-    Settings::of(|name| {
+    Ok(move |name: &str| {
         let given = given.iter().rev().find(|(known, _)| known == name);
         let given = given.map(|(_, value)| value.clone());
         given
@@ -46,22 +50,32 @@ fn settings(paths: &Paths, given: &[(String, String)]) -> Result<Settings, Failu
             })
             .or_else(|| files.get(name).map(str::to_owned))
     })
-    .map_err(|error| Failure::new(code::INVALID, error.to_string()))
 }
 
-/// Opens the face of a master, unless it is turned off, and tells the master where servers find it. It goes on listening where this process
-/// was left a socket.
+/// Returns how a site wants its servers to be run, as far as that is known without the grid: what was given to its start is not.
+pub(crate) fn site_node_settings(paths: &Paths) -> Result<NodeSettings, Failure> {
+    node_settings(paths.dir(), properties(paths, &[])?)
+        .map_err(|error| Failure::new(code::INVALID, error.to_string()))
+}
+
+/// Opens the face of a master, unless it is turned off, and tells the master where servers find it and how the site wants them to be run.
+/// It goes on listening where this process was left a socket.
 pub(crate) async fn open(
     master: &mut Master,
     given: &[(String, String)],
     inherited: Vec<TcpListener>,
 ) -> Result<Option<Face>, Failure> {
-    let handle = master.handle();
-    let settings = settings(handle.paths(), given)?;
+    let paths = master.handle().paths().clone();
+    let properties = properties(&paths, given)?;
+    let invalid = |error: String| Failure::new(code::INVALID, error);
+    let nodes = node_settings(paths.dir(), &properties);
+    master.set_node_settings(nodes.map_err(|error| invalid(error.to_string()))?);
+    let settings = Settings::of(&properties).map_err(|error| invalid(error.to_string()))?;
     if settings.client.is_empty() {
         return Ok(None);
     }
-    let face = Face::open(settings, handle, inherited).await.map_err(|error| {
+    let opened = Face::open(settings, master.handle(), inherited).await;
+    let face = opened.map_err(|error| {
         let hint = match &error {
             FaceError::Taken { .. } => format!(
                 "end that process, or give this grid other endpoints: omero-grid config set {CLIENT} 'tcp -h 127.0.0.1 -p PORT' (an empty value turns the registry off)"

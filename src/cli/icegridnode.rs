@@ -117,7 +117,7 @@ Usage: {name} [options]
 {deploy}  --daemon                   Return when the grid runs, which goes on without this program
   --pidfile FILE             Write the process id of the grid's master into this file
   --nochdir                  Stay in the current directory
-  --nowarn                   Say nothing of properties that are not known
+  --nowarn                   Say nothing of properties that are ignored
   --readonly                 Nothing that is deployed may be changed
   --Ice.Config=FILE,...      Read properties from files; --NAME=VALUE sets one
 "
@@ -149,13 +149,10 @@ pub(super) fn main(name: &str, program: Program, arguments: Vec<String>) -> Exit
         let _ = writeln!(std::io::stderr(), "{}", ice::version(&properties));
         return ExitCode::SUCCESS;
     }
-    let unknown = ice::unknown(&properties);
-    if !unknown.is_empty() && !options.no_warnings {
-        let _ = writeln!(
-            std::io::stderr(),
-            "{name}: warning: these properties mean nothing here: {}",
-            unknown.join(", ")
-        );
+    if !options.no_warnings {
+        for warning in ice::warnings(&properties) {
+            let _ = writeln!(std::io::stderr(), "{name}: warning: {warning}");
+        }
     }
     match start(program, options, &properties) {
         Ok(()) => ExitCode::SUCCESS,
@@ -241,7 +238,11 @@ fn own_node(source: &DescriptorSource, name: NodeName) -> Vec<NodeName> {
 
 /// Starts the grid and returns when its nodes run, as `--daemon` does.
 async fn daemon(context: &Context, handover: &Handover, options: &Options) -> Result<(), Failure> {
-    let Launched { notices: _, later } = launch(context, handover)?;
+    let Launched { notices, later } = launch(context, handover)?;
+    for notice in notices {
+        // Who has closed it does not want to know.
+        let _ = writeln!(std::io::stdout(), "{notice}");
+    }
     let grid = context.grid().await?;
     if let Some(file) = &options.pid_file {
         write_pid(file, grid.pid())?;

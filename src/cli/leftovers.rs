@@ -147,6 +147,7 @@ async fn stop_node(run_dir: &RunDir, name: &NodeName, empty: bool) -> Result<(),
                 generation: 1,
                 servers: Vec::new(),
                 not_ready_elsewhere: Vec::new(),
+                settings: Default::default(),
                 locator: None,
             }))
             .await?;

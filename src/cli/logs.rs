@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::context::Context;
+use super::face;
 use super::failure::{Failure, code};
 use crate::model::{NodeName, ServerId};
 use crate::sys::watch::Writes;
@@ -54,7 +55,8 @@ pub(crate) async fn run(context: &Context, args: LogsArgs) -> Result<(), Failure
 
 /// Returns the files of a server, a node or the master.
 fn files(context: &Context, id: Option<&str>) -> Result<Vec<Log>, Failure> {
-    let paths = &context.paths;
+    let mut paths = context.paths.clone();
+    paths.set_output(face::site_node_settings(&paths)?.output);
     let candidates = match id {
         None => vec![paths.master_log()],
         Some(id) => {

@@ -229,6 +229,7 @@ async fn prepare(
     };
     let mut master = Master::prepare(options).await.map_err(master_failure)?;
     let face = face::open(&mut master, &handover.ice, Vec::new()).await?;
+    master.prepare_store().await.map_err(master_failure)?;
     Ok((master, face))
 }
 

@@ -2,6 +2,7 @@
 
 pub mod ice;
 pub mod keys;
+mod node;
 mod paths;
 mod profile;
 mod properties;
@@ -10,6 +11,7 @@ mod store;
 mod xml;
 
 pub use keys::is_live;
+pub use node::{ValueError, node_settings};
 pub use paths::Paths;
 pub use profile::{ProfileError, active_profile, store_path};
 pub use properties::{Properties, PropertiesError};

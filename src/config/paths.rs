@@ -9,12 +9,23 @@ use crate::model::{NodeName, ServerId};
 pub struct Paths {
     dir: PathBuf,
     state: PathBuf,
+    /// Where servers write, if that is not where the logs are.
+    output: Option<PathBuf>,
 }
 
 impl Paths {
     /// Takes OMERODIR and the state directory; both have to be absolute.
     pub fn new(dir: PathBuf, state: PathBuf) -> Self {
-        Self { dir, state }
+        Self {
+            dir,
+            state,
+            output: None,
+        }
+    }
+
+    /// Says where servers write, if that is not where the logs are.
+    pub fn set_output(&mut self, output: Option<PathBuf>) {
+        self.output = output;
     }
 
     /// Returns OMERODIR.
@@ -99,6 +110,7 @@ impl Paths {
 
     /// Returns the file of a server's standard output or error: `stream` is `out` or `err`.
     pub fn server_log(&self, server: &ServerId, stream: &str) -> PathBuf {
-        self.logs().join(format!("{server}.{stream}"))
+        let dir = self.output.clone().unwrap_or_else(|| self.logs());
+        dir.join(format!("{server}.{stream}"))
     }
 }

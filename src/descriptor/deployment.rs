@@ -151,12 +151,17 @@ impl ServerDescriptor {
 
     /// Returns the time that the server has to become ready.
     pub fn activation_timeout(&self) -> Duration {
-        timeout(&self.activation_timeout)
+        self.activation_timeout_or(None)
     }
 
-    /// Returns the time that the server has to end.
-    pub fn deactivation_timeout(&self) -> Duration {
-        timeout(&self.deactivation_timeout)
+    /// Returns the time that the server has to become ready, where its node has a time for servers that say none.
+    pub fn activation_timeout_or(&self, wait: Option<Duration>) -> Duration {
+        timeout(&self.activation_timeout, wait)
+    }
+
+    /// Returns the time that the server has to end, where its node has a time for servers that say none.
+    pub fn deactivation_timeout_or(&self, wait: Option<Duration>) -> Duration {
+        timeout(&self.deactivation_timeout, wait)
     }
 
     /// Returns what its properties say to this grid; a value that is not valid counts as absent.
@@ -215,14 +220,14 @@ impl ServerDescriptor {
 }
 
 /// Reads a timeout in seconds; empty, zero, negative or no number means the default.
-fn timeout(text: &str) -> Duration {
+fn timeout(text: &str, wait: Option<Duration>) -> Duration {
     match text
         .trim()
         .parse::<i32>()
         .ok()
         .and_then(|seconds| u64::try_from(seconds).ok())
     {
-        None | Some(0) => DEFAULT_TIMEOUT,
+        None | Some(0) => wait.unwrap_or(DEFAULT_TIMEOUT),
         Some(seconds) => Duration::from_secs(seconds),
     }
 }
@@ -251,9 +256,13 @@ mod tests {
     #[test]
     fn a_timeout_that_is_none_is_the_default() {
         for text in ["", "0", "-5", "soon", "99999999999"] {
-            assert_eq!(timeout(text), DEFAULT_TIMEOUT, "{text}");
+            assert_eq!(timeout(text, None), DEFAULT_TIMEOUT, "{text}");
+            let own = Duration::from_secs(9);
+            assert_eq!(timeout(text, Some(own)), own, "{text}");
         }
-        assert_eq!(timeout("7"), Duration::from_secs(7));
+        assert_eq!(timeout("7", None), Duration::from_secs(7));
+        let wait = Some(Duration::from_secs(9));
+        assert_eq!(timeout("7", wait), Duration::from_secs(7));
     }
 
     #[test]

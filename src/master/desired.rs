@@ -369,12 +369,7 @@ impl Desired {
     }
 
     /// Returns everything that a node has to run, given which of the servers that come first are active.
-    pub(crate) fn assignment(
-        &self,
-        node: &NodeName,
-        active: &BTreeSet<ServerId>,
-        locator: Option<String>,
-    ) -> Assignment {
+    pub(crate) fn assignment(&self, node: &NodeName, active: &BTreeSet<ServerId>) -> Assignment {
         let mut servers: Vec<_> = self
             .placed()
             .filter(|(.., placed)| placed.node == *node)
@@ -412,7 +407,8 @@ impl Desired {
                 .into_iter()
                 .filter(|id| is_waited_for(id) && !active.contains(id))
                 .collect(),
-            locator,
+            locator: None,
+            settings: Default::default(),
         }
     }
 }

@@ -57,7 +57,7 @@ use crate::ipc::message::node::NodeLink;
 use crate::ipc::{
     Address, AddressError, Client, ConnectError, Heir, Hello, ListenError, Listener, Role, RunDir,
 };
-use crate::model::NodeName;
+use crate::model::{NodeName, NodeSettings};
 use crate::store::{self, ChoiceError, Postgres, StoreChoice, StoreError};
 use crate::sys::clock;
 use crate::sys::lock::{Lock, LockError};
@@ -194,12 +194,14 @@ pub struct Master {
     locator: Option<String>,
     /// What the registry listens on, to be left to a successor.
     registry: Vec<OwnedFd>,
+    /// How servers are run where their descriptors leave it open.
+    settings: NodeSettings,
 }
 
 impl Master {
-    /// Takes the grid's locks, reads what is wanted, makes the user `root` where there is none, and listens.
+    /// Takes the grid's locks, reads what is wanted, and listens.
     ///
-    /// Nothing is started yet. Needs a running runtime.
+    /// Nothing is started yet, and users have no store yet: see [`Self::prepare_store`]. Needs a running runtime.
     pub async fn prepare(options: Options) -> Result<Self, MasterError> {
         let paths = &options.paths;
         private_dir(&paths.grid()).map_err(|source| MasterError::Directory {
@@ -231,7 +233,6 @@ impl Master {
                 }
             }
         }
-        notices.extend(prepare_store(&desired, paths).await?);
         let listener = Listener::bind(&run_dir.socket(Address::Master), &[])?;
         write_pid(&paths.master_pid());
         Ok(Self {
@@ -247,8 +248,18 @@ impl Master {
             commands: mpsc::channel(COMMANDS),
             locator: None,
             registry: Vec::new(),
+            settings: NodeSettings::default(),
             options,
         })
+    }
+
+    /// Sees to it that Blitzes find a store, and makes the user `root` where there is none.
+    ///
+    /// What else may keep the grid from starting comes before it: where root's password is kept is said once.
+    pub async fn prepare_store(&mut self) -> Result<(), MasterError> {
+        let notice = prepare_store(&self.desired, &self.options.paths).await?;
+        self.notices.extend(notice);
+        Ok(())
     }
 
     /// Goes on where the program before this one in the same process has stopped: with its locks (each with its path) and its socket.
@@ -289,6 +300,7 @@ impl Master {
             commands: mpsc::channel(COMMANDS),
             locator: None,
             registry: Vec::new(),
+            settings: NodeSettings::default(),
             options,
         })
     }
@@ -306,6 +318,12 @@ impl Master {
     pub fn set_registry(&mut self, locator: String, sockets: Vec<OwnedFd>) {
         self.locator = Some(locator);
         self.registry = sockets;
+    }
+
+    /// Says how servers are run where their descriptors leave it open.
+    pub fn set_node_settings(&mut self, settings: NodeSettings) {
+        self.options.paths.set_output(settings.output.clone());
+        self.settings = settings;
     }
 
     /// Returns what whoever starts the grid should know.
@@ -379,7 +397,7 @@ impl Master {
             shared,
             reaper,
             started_ms,
-            self.locator,
+            (self.locator, self.settings),
         )
         .run(queue);
         tokio::pin!(core);

@@ -10,7 +10,7 @@ use crate::descriptor::{
 };
 use crate::ipc::message::client::{DeployReport, ServerChange};
 use crate::ipc::message::node::{Assignment, ServerReport, is_to_run};
-use crate::model::{NodeName, ServerId};
+use crate::model::{NodeName, NodeSettings, ServerId};
 
 /// What a node has to do.
 #[derive(Debug, Clone)]
@@ -30,6 +30,7 @@ impl Order {
                 a.servers == b.servers
                     && a.not_ready_elsewhere == b.not_ready_elsewhere
                     && a.locator == b.locator
+                    && a.settings == b.settings
             }
             (Self::Run(_), Self::Stop) | (Self::Stop, Self::Run(_)) => false,
         }
@@ -49,6 +50,8 @@ pub(crate) struct Circumstances {
     pub(crate) active: BTreeSet<ServerId>,
     /// The registry's locator, where it listens.
     pub(crate) locator: Option<String>,
+    /// How servers are run where their descriptors leave it open.
+    pub(crate) settings: NodeSettings,
 }
 
 /// Decides what every node has to do. Nodes that are known and no longer wanted are stopped.
@@ -66,11 +69,11 @@ pub(crate) fn orders(
         let stopped = now.stopping || now.restarting.contains(&node);
         let runs = deployed.contains(&node) && desired.wants_node(&node) && !stopped;
         let order = if runs {
-            Order::Run(Arc::new(desired.assignment(
-                &node,
-                &now.active,
-                now.locator.clone(),
-            )))
+            Order::Run(Arc::new(Assignment {
+                locator: now.locator.clone(),
+                settings: now.settings.clone(),
+                ..desired.assignment(&node, &now.active)
+            }))
         } else {
             Order::Stop
         };

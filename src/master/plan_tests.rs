@@ -411,21 +411,19 @@ fn a_server_waits_for_those_of_other_nodes_that_are_to_run() {
         ["first", "here"].map(|id| id.parse().unwrap()).into()
     );
     assert_eq!(
-        wanted
-            .assignment(&node("n1"), &active, None)
-            .not_ready_elsewhere,
+        wanted.assignment(&node("n1"), &active).not_ready_elsewhere,
         std::slice::from_ref(&first)
     );
     assert!(
         wanted
-            .assignment(&node("n0"), &active, None)
+            .assignment(&node("n0"), &active)
             .not_ready_elsewhere
             .is_empty()
     );
     active.insert(first.clone());
     assert!(
         wanted
-            .assignment(&node("n1"), &active, None)
+            .assignment(&node("n1"), &active)
             .not_ready_elsewhere
             .is_empty()
     );
@@ -439,7 +437,7 @@ fn a_server_waits_for_those_of_other_nodes_that_are_to_run() {
     ));
     assert!(
         wanted
-            .assignment(&node("n1"), &BTreeSet::new(), None)
+            .assignment(&node("n1"), &BTreeSet::new())
             .not_ready_elsewhere
             .is_empty()
     );

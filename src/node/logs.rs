@@ -29,13 +29,13 @@ const KEPT: u32 = 5;
 
 /// Tells the keeper of the logs which servers write.
 #[derive(Debug, Clone)]
-pub(crate) struct Written(mpsc::Sender<ServerId>);
+pub(crate) struct Written(mpsc::Sender<(PathBuf, PathBuf)>);
 
 impl Written {
-    /// Says that the server's logs are there and are written to from now on.
-    pub(crate) fn watch(&self, id: &ServerId) {
+    /// Says that the server's logs, its output and errors, are there and are written to from now on.
+    pub(crate) fn watch(&self, id: &ServerId, logs: (PathBuf, PathBuf)) {
         // Full only while very many servers start at once; the next start of the server tells again.
-        if self.0.try_send(id.clone()).is_err() {
+        if self.0.try_send(logs).is_err() {
             warn!(server = %id, "its logs are not rotated for now");
         }
     }
@@ -43,19 +43,17 @@ impl Written {
 
 /// Rotates the logs of a node's servers.
 pub(crate) struct Keeper {
-    dir: PathBuf,
     writes: Writes,
-    servers: mpsc::Receiver<ServerId>,
+    servers: mpsc::Receiver<(PathBuf, PathBuf)>,
     watched: HashMap<Watch, PathBuf>,
     due: HashMap<PathBuf, Instant>,
 }
 
 impl Keeper {
-    /// Makes the keeper of the logs in `dir`. Needs a running runtime.
-    pub(crate) fn new(dir: PathBuf) -> io::Result<(Self, Written)> {
+    /// Makes the keeper of the logs. Needs a running runtime.
+    pub(crate) fn new() -> io::Result<(Self, Written)> {
         let (tell, servers) = mpsc::channel(4096);
         let keeper = Self {
-            dir,
             writes: Writes::new()?,
             servers,
             watched: HashMap::new(),
@@ -70,11 +68,12 @@ impl Keeper {
             let next = self.due.values().min().copied();
             tokio::select! {
                 // Every arm is cancel safe: a channel, a readiness, a clock.
-                id = self.servers.recv() => match id {
-                    Some(id) => {
-                        for end in ["out", "err"] {
-                            self.watch(self.dir.join(format!("{id}.{end}")));
+                logs = self.servers.recv() => match logs {
+                    Some((out, err)) => {
+                        if err != out {
+                            self.watch(err);
                         }
+                        self.watch(out);
                     }
                     None => return,
                 },

@@ -29,7 +29,7 @@ use crate::descriptor::NodeFacts;
 use crate::ice::net::Client;
 use crate::ipc::message::node::ServerReport;
 use crate::ipc::{Address, AddressError, Heir, Hello, ListenError, Listener, Role, RunDir};
-use crate::model::{NodeName, ServerId};
+use crate::model::{NodeName, NodeSettings, ServerId};
 use crate::sys::host::Host;
 use crate::sys::lock::{Lock, LockError};
 use crate::sys::memory::OomCounter;
@@ -120,6 +120,8 @@ pub(crate) struct Context {
     pub(crate) facts: NodeFacts,
     /// The locator of the registry, for servers that have none of their own; `None` where nothing can be registered.
     pub(crate) locator: Mutex<Option<String>>,
+    /// How servers are run where their descriptors leave it open.
+    pub(crate) settings: Mutex<NodeSettings>,
     /// Calls the processes of Ice servers.
     pub(crate) ice: Client,
     pub(crate) reaper: Reaper,
@@ -148,6 +150,12 @@ impl Context {
     pub(crate) fn locator(&self) -> Option<String> {
         let locator = self.locator.lock();
         locator.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns how servers are run where their descriptors leave it open.
+    pub(crate) fn settings(&self) -> NodeSettings {
+        let settings = self.settings.lock();
+        settings.unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -235,7 +243,7 @@ async fn start(options: &Options, left: Option<upgrade::Left>) -> Result<Node, N
     let children = servers.iter().filter_map(|server| server.pid);
     let (reaper, reaping) = Reaper::start_with(children).map_err(kernel("wait for children"))?;
     receive_signals();
-    let (keeper, logs_written) = logs::Keeper::new(logs.clone()).map_err(kernel("watch logs"))?;
+    let (keeper, logs_written) = logs::Keeper::new().map_err(kernel("watch logs"))?;
     let run = RunDir::create(&state).map_err(NodeError::RunDir)?;
     let address = run.socket(Address::Node(&options.name));
     let listener = match socket {
@@ -257,6 +265,7 @@ async fn start(options: &Options, left: Option<upgrade::Left>) -> Result<Node, N
             ..NodeFacts::default()
         },
         locator: Mutex::default(),
+        settings: Mutex::default(),
         ice: server::admin::client(),
         boot_id: process::boot_id().map_err(kernel("read the boot id"))?,
         env: std::env::vars_os()

@@ -134,6 +134,11 @@ impl Supervisor {
             .locator
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = assignment.locator;
+        *self
+            .context
+            .settings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = assignment.settings;
         let wanted: BTreeSet<ServerId> = assignment.servers.iter().map(|s| s.id.clone()).collect();
         let to_run = assignment
             .servers

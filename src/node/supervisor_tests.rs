@@ -71,6 +71,7 @@ impl Node {
             generation,
             servers,
             not_ready_elsewhere: Vec::new(),
+            settings: Default::default(),
             locator: locator.map(str::to_owned),
         };
         self.node.supervisor.configure(assignment).await.unwrap();
@@ -220,6 +221,7 @@ async fn a_changed_definition_restarts_and_an_older_assignment_is_refused() {
         generation: 3,
         servers: Vec::new(),
         not_ready_elsewhere: Vec::new(),
+        settings: Default::default(),
         locator: None,
     };
     let refusal = node.node.supervisor.configure(old).await.unwrap_err();

@@ -198,6 +198,24 @@ fn whatever_stands_in_the_way_is_named_with_its_owner_and_its_remedy() {
 }
 
 #[test]
+fn only_what_somebody_changed_by_hand_is_warned_of() {
+    let grid = site();
+    let check = || grid.run("check etc/grid/default.xml").ok().stderr.clone();
+    assert!(!check().contains("made anew"), "{}", check());
+    let edited = generated(TEMPLATES).replace("KIND=blitz", "KIND=edited");
+    grid.write("etc/grid/templates.xml", &edited);
+    let warned = check();
+    for part in [
+        "templates.xml: is made anew from ",
+        "<env>KIND=edited was added",
+        "<env>KIND=blitz is missing",
+    ] {
+        assert!(warned.contains(part), "{part}: {warned}");
+    }
+    assert!(!warned.contains("default.xml: is made anew"), "{warned}");
+}
+
+#[test]
 fn what_is_no_site_is_refused() {
     let grid = Grid::at("");
     grid.run("check --site .")

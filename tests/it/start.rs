@@ -1,5 +1,6 @@
 //! The grid starts and stops as its commands say (DESIGN.md §5), and there is one of each (invariant 2).
 
+use std::net::TcpListener;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
@@ -150,6 +151,28 @@ fn a_second_start_is_refused() {
         .exits(6)
         .says(&["already running"]);
     assert_eq!((grid.master_pid(), grid.pid("s")), (master, pid));
+}
+
+#[test]
+fn a_start_on_a_taken_port_makes_no_root_whose_password_nobody_hears_of() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mut grid = Grid::new(&application(&[node("n", &[blitz("Blitz-0")])]));
+    grid.set(
+        "OMERO_GRID_REGISTRY_ENDPOINTS",
+        format!("tcp -h 127.0.0.1 -p {port}"),
+    );
+    grid.run("start grid.xml")
+        .exits(1)
+        .says(&[&format!("-p {port}"), "has that port"]);
+    for made in ["var/grid.db", "var/root-password"] {
+        assert!(!grid.path(made).exists(), "{made}");
+    }
+    drop(taken);
+    let run = grid.run("start grid.xml").ok();
+    let notice = "made user root with a random password; it is in ";
+    assert!(run.stdout.starts_with(notice), "{run:?}");
+    grid.root_password();
 }
 
 #[test]

@@ -3,20 +3,20 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use super::{Values, nodes};
+use super::{Values, nodes, survey};
 use crate::config::{keys, profile};
 use crate::descriptor::KINDS;
 
 /// Returns what an administrator should know about the files of a site, in words.
 pub fn traps(omero_dir: &Path) -> Vec<String> {
     let mut found = settings(omero_dir);
-    let templates = omero_dir.join("etc/templates/grid/templates.xml").is_file();
-    for name in ["default.xml", "templates.xml"] {
-        let generated = omero_dir.join("etc/grid").join(name);
-        if templates && generated.is_file() {
+    for file in survey::generated(omero_dir) {
+        // A file that cannot be read is said where it is used.
+        if let Ok(Some(edits)) = file.edits {
             found.push(format!(
-                "{}: is made anew from etc/templates/grid/{name} at each start; what was changed in it by hand does not count",
-                generated.display()
+                "{}: is made anew from {} at each start, which undoes what was changed in it by hand: {edits}",
+                file.path.display(),
+                file.template.display()
             ));
         }
     }

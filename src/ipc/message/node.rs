@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::blitz;
 use crate::descriptor::ServerDescriptor;
 use crate::ipc::Link;
-use crate::model::{Accepting, Activation, ExitStatus, Failure, ServerId, ServerState, SessionId};
+use crate::model::{
+    Accepting, Activation, ExitStatus, Failure, NodeSettings, ServerId, ServerState, SessionId,
+};
 
 /// The link between the master and a node.
 pub struct NodeLink;
@@ -114,6 +116,9 @@ pub struct Assignment {
     /// The registry's locator (a written proxy), for servers that have none of their own; absent where the registry does not listen.
     #[serde(default)]
     pub locator: Option<String>,
+    /// How servers are run where their descriptors leave it open.
+    #[serde(default)]
+    pub settings: NodeSettings,
 }
 
 /// A server that a node has to supervise.

@@ -34,7 +34,7 @@ use crate::master::node_task::{News, NodeTask};
 use crate::master::plan::{self, Circumstances, Order};
 use crate::master::shared::Shared;
 use crate::master::state::{Happening, StateDb};
-use crate::model::{NodeName, NodeState, ServerId, ServerState};
+use crate::model::{NodeName, NodeSettings, NodeState, ServerId, ServerState};
 use crate::sys::clock;
 use crate::sys::host::Host;
 use crate::sys::reaper::Reaper;
@@ -196,6 +196,8 @@ pub(crate) struct Core {
     on_disk: OnDisk,
     /// The registry's locator, where it listens.
     locator: Option<String>,
+    /// How servers are run where their descriptors leave it open.
+    settings: NodeSettings,
     /// The generation that the registry is of.
     registry_of: u64,
     stopping: bool,
@@ -209,7 +211,7 @@ impl Core {
         shared: Arc<Shared>,
         reaper: Reaper,
         process_started_ms: u64,
-        locator: Option<String>,
+        (locator, settings): (Option<String>, NodeSettings),
     ) -> Self {
         let (tell, news) = mpsc::channel(256);
         // Until the store is looked at.
@@ -252,6 +254,7 @@ impl Core {
             hostname: Host::read().map(|host| host.hostname).unwrap_or_default(),
             on_disk: Ok(profile),
             locator,
+            settings,
             registry_of: u64::MAX,
             stopping: false,
         }
@@ -636,6 +639,7 @@ impl Core {
             restarting: self.restarting.clone(),
             active: self.come_first.iter().filter(active).cloned().collect(),
             locator: self.locator.clone(),
+            settings: self.settings.clone(),
         };
         if now == self.circumstances {
             return;

@@ -117,6 +117,7 @@ pub(crate) fn resolve(
 ) -> Result<Resolved, NodeStageError> {
     let facts = NodeFacts {
         locator: context.locator(),
+        properties_override: context.settings().properties,
         ..context.facts.clone()
     };
     descriptor::node_stage(definition, application, context.name.as_str(), &facts)
@@ -168,10 +169,14 @@ pub(crate) fn mark(context: &Context, id: &ServerId, instance: &str) -> String {
 
 /// Returns the files that a server writes to: output and error.
 pub(crate) fn logs(context: &Context, id: &ServerId) -> (PathBuf, PathBuf) {
-    (
-        context.logs.join(format!("{id}.out")),
-        context.logs.join(format!("{id}.err")),
-    )
+    let settings = context.settings();
+    let dir = settings.output.as_ref().unwrap_or(&context.logs);
+    let out = dir.join(format!("{id}.out"));
+    let err = match settings.is_one_file {
+        true => out.clone(),
+        false => dir.join(format!("{id}.err")),
+    };
+    (out, err)
 }
 
 /// Starts a server's process.
@@ -192,6 +197,10 @@ pub(crate) fn launch(
     let mark = mark(context, id, &instance);
     let env = environment(context, server, &mark, &notify.address());
     let (out_path, err_path) = logs(context, id);
+    if let Some(dir) = out_path.parent() {
+        // Where the site wants it, which may be no place of ours yet.
+        make_dir(dir, None).map_err(|error| LaunchError::Make(dir.to_owned(), error))?;
+    }
     let (out, err) = (open_log(&out_path)?, open_log(&err_path)?);
 
     let mut record = Record {

@@ -24,6 +24,8 @@ pub(crate) struct Desired {
     pub(crate) activation_timeout: Duration,
     /// How long it may take to end.
     pub(crate) deactivation_timeout: Duration,
+    /// The least pause after it has failed.
+    pub(crate) failure_pause: Duration,
 }
 
 /// Whether the server stays with this node.
@@ -369,9 +371,10 @@ impl Server {
         }
     }
 
-    /// Counts a failed try and pauses before the next.
-    fn fail(&mut self, this: Try, at: At, effects: &mut Vec<Effect>) {
+    /// Counts a failed try and pauses before the next, for at least so long.
+    fn fail(&mut self, this: Try, least: Duration, at: At, effects: &mut Vec<Effect>) {
         let (pause, failures) = restart::pause(this, self.failures, at.jitter);
+        let pause = pause.max(least);
         self.failures = failures;
         let until = (!pause.is_zero()).then(|| at.now + pause);
         self.without_process(until, effects);
@@ -512,7 +515,7 @@ pub(crate) fn step(mut server: Server, event: Event, at: At) -> (Server, Vec<Eff
                     was_active: false,
                     up: Duration::ZERO,
                 };
-                s.fail(never, at, &mut effects);
+                s.fail(never, s.desired.failure_pause, at, &mut effects);
             }
             Phase::Inactive
             | Phase::Waiting
@@ -607,12 +610,16 @@ pub(crate) fn step(mut server: Server, event: Event, at: At) -> (Server, Vec<Eff
                 // Its end has been told by then.
                 Why::Asked | Why::Withdrew { .. } => s.without_process(None, &mut effects),
                 Why::Paused { until } => s.without_process(Some(until), &mut effects),
-                Why::TimedOut(run) => s.fail(run, at, &mut effects),
+                Why::TimedOut(run) => s.fail(run, s.desired.failure_pause, at, &mut effects),
                 Why::Ended { run, success } => {
                     if success && s.desired.activation != Activation::Always {
                         s.finished = true;
                     }
-                    s.fail(run, at, &mut effects);
+                    let least = match success {
+                        true => Duration::ZERO,
+                        false => s.desired.failure_pause,
+                    };
+                    s.fail(run, least, at, &mut effects);
                 }
             },
             Phase::Inactive

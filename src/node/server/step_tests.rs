@@ -12,10 +12,12 @@ fn desired(activation: Activation) -> Desired {
         ready: Ready::Notify,
         activation_timeout: Duration::from_secs(10),
         deactivation_timeout: Duration::from_secs(5),
+        failure_pause: Duration::ZERO,
     }
 }
 
 /// A server under test, with a clock.
+#[derive(Clone)]
 struct Life {
     server: Server,
     now: Instant,
@@ -80,6 +82,22 @@ fn one_that_keeps_dying_is_started_ever_later() {
         assert_eq!(life.wait(1).on(Event::Tick), [Effect::Launch]);
         life.on(Event::Launched);
     }
+}
+
+#[test]
+fn a_node_may_have_a_least_pause_after_a_failure_that_a_start_ends() {
+    let ends = |success: bool| {
+        let mut life = Life::active();
+        life.server.desired.failure_pause = Duration::from_secs(30);
+        life.wait(60_000).on(Event::Ended { success });
+        (life.on(Event::Swept), life)
+    };
+    assert_eq!(ends(true).0, [Effect::Launch]);
+    let (effects, mut life) = ends(false);
+    assert_eq!(effects, []);
+    assert_eq!(life.wait(29_999).on(Event::Tick), []);
+    assert_eq!(life.clone().wait(1).on(Event::Tick), [Effect::Launch]);
+    assert_eq!(life.on(Event::Start), [Effect::Launch]);
 }
 
 #[test]

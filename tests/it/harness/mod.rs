@@ -6,12 +6,14 @@
 mod descriptor;
 mod mounts;
 mod normalise;
+mod omero;
 mod postgres;
 mod process;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -23,6 +25,7 @@ use serde_json::Value;
 pub(crate) use self::descriptor::{Server, application, blitz, node, server, sleeper};
 pub(crate) use self::mounts::{ReadOnly, Small};
 pub(crate) use self::normalise::normalise;
+pub(crate) use self::omero::OmeroSite;
 pub(crate) use self::postgres::PostgresServer;
 pub(crate) use self::process::{alive, kill, living, marked};
 
@@ -526,6 +529,13 @@ impl Drop for Grid {
             panic!("cannot kill what is left of the grid: {left}");
         }
     }
+}
+
+/// Returns ports that are free now, and hardly taken within the next moment.
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
+    // All at once, so that they differ.
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
 fn number(value: &Value) -> Option<u32> {

@@ -81,11 +81,26 @@ fn find(mut is: impl FnMut(&[&[u8]], &[&[u8]]) -> bool) -> Vec<Process> {
 
 /// Kills every process of the grid in `dir`, and those that they start meanwhile, and waits for their ends.
 pub(super) fn kill_all(dir: &Path) -> Result<(), String> {
+    kill_found(|| living(dir))
+}
+
+/// Kills every process whose arguments name something in `dir`, as [`kill_all`] does.
+pub(super) fn kill_naming(dir: &Path) -> Result<(), String> {
+    let dir = dir.as_os_str().as_bytes();
+    kill_found(|| {
+        find(|_, args| {
+            let mut args = args.iter();
+            args.any(|word| word.windows(dir.len()).any(|part| part == dir))
+        })
+    })
+}
+
+fn kill_found(look: impl Fn() -> Vec<Process>) -> Result<(), String> {
     let limit = Instant::now() + PATIENCE;
     // A process that is ending has lost its environment before it is a zombie: it is no longer found, and still lives.
     let mut killed = BTreeSet::new();
     loop {
-        let found = living(dir);
+        let found = look();
         for process in &found {
             kill(process.pid, Signal::SIGKILL);
             killed.insert(process.pid);

@@ -366,45 +366,67 @@ fn size(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-/// Whether somebody changed what OMERO generates of its templates.
-fn templates(omero_dir: &Path) -> Vec<Finding> {
-    const CHECK: &str = "templates";
-    const SHOWN: usize = 3;
+/// Which of the edits of a file are named.
+const SHOWN: usize = 3;
+
+/// A file that OMERO generates of its template.
+pub(super) struct Generated {
+    pub(super) path: PathBuf,
+    pub(super) template: PathBuf,
+    /// What in it is not what its template and the configuration give, in words; or why that is not known.
+    pub(super) edits: Result<Option<String>, String>,
+}
+
+/// Returns the files that are there and that OMERO generates of its templates.
+pub(super) fn generated(omero_dir: &Path) -> Vec<Generated> {
     let options: Vec<String> = jvm_options(omero_dir)
         .map(|all| all.into_iter().flat_map(|jvm| jvm.options).collect())
         .unwrap_or_default();
     let values = super::values(omero_dir).unwrap_or_default();
-    let mut found = Vec::new();
-    for name in ["default.xml", "templates.xml"] {
-        let generated = omero_dir.join("etc/grid").join(name);
-        let template = omero_dir.join("etc/templates/grid").join(name);
-        if !generated.is_file() || !template.is_file() {
-            continue;
+    let places = |edits: Vec<String>| {
+        let more = edits.len().saturating_sub(SHOWN);
+        let mut places = edits.into_iter().take(SHOWN).collect::<Vec<_>>().join("; ");
+        if more > 0 {
+            places.push_str(&format!("; and {more} more"));
         }
-        let shown = generated.display();
-        found.push(match edits::of(&generated, &values, &options) {
-            Ok(edits) if edits.is_empty() => {
+        Some(places).filter(|places| !places.is_empty())
+    };
+    let of = |name| {
+        let path = omero_dir.join("etc/grid").join(name);
+        let template = omero_dir.join("etc/templates/grid").join(name);
+        (path.is_file() && template.is_file()).then(|| Generated {
+            edits: edits::of(&path, &values, &options).map(places),
+            path,
+            template,
+        })
+    };
+    ["default.xml", "templates.xml"]
+        .into_iter()
+        .filter_map(of)
+        .collect()
+}
+
+/// Whether somebody changed what OMERO generates of its templates.
+fn templates(omero_dir: &Path) -> Vec<Finding> {
+    const CHECK: &str = "templates";
+    let finding = |file: Generated| {
+        let shown = file.path.display();
+        match file.edits {
+            Ok(None) => {
                 Finding::ok(CHECK, format!("{shown} is what its template and the configuration give"))
             }
-            Ok(edits) => {
-                let more = edits.len().saturating_sub(SHOWN);
-                let mut places = edits.into_iter().take(SHOWN).collect::<Vec<_>>().join("; ");
-                if more > 0 {
-                    places.push_str(&format!("; and {more} more"));
-                }
-                Finding::warning(
-                    CHECK,
-                    format!("{shown} is not what its template and the configuration give: {places}"),
-                )
-                .advice(format!(
-                    "what is to stay belongs into {} or `omero config`: the file is made anew at each start, by OMERO too",
-                    template.display()
-                ))
-            }
+            Ok(Some(edits)) => Finding::warning(
+                CHECK,
+                format!("{shown} is not what its template and the configuration give: {edits}"),
+            )
+            .advice(format!(
+                "what is to stay belongs into {} or `omero config`: the file is made anew at each start, by OMERO too",
+                file.template.display()
+            )),
             Err(problem) => Finding::warning(CHECK, format!("{shown}: {problem}")),
-        });
-    }
-    found
+        }
+    };
+    generated(omero_dir).into_iter().map(finding).collect()
 }
 
 /// Whether the grid's own files would be on this machine.
@@ -423,7 +445,7 @@ fn state_directory(state: &Path) -> Finding {
     }
 }
 
-/// Whether the grid would keep its nodes' files where IceGrid has its own.
+/// Whether a grid that is not started by IceGrid's names would keep its nodes' files where IceGrid has its own.
 fn node_data(state: &Path) -> Option<Finding> {
     let inside = |dir: &Path| -> Vec<PathBuf> {
         let entries = dir.read_dir().into_iter().flatten().flatten();
@@ -435,11 +457,11 @@ fn node_data(state: &Path) -> Option<Finding> {
     let of_icegrid = |dir: &PathBuf| inside(dir).iter().any(|id| id.join("revision").is_file());
     let found = servers.find(of_icegrid)?;
     let message = format!(
-        "{} is IceGrid's own, and would be written to",
+        "{} is IceGrid's own, and `omero-grid start` would write to it; as icegridnode the grid keeps to var/omero-grid",
         found.display()
     );
     Some(Finding::warning("state", message).advice(
-        "STATE_DIRECTORY in the environment, or --state DIR, names another place, so that the way back finds IceGrid's as it was",
+        "where `omero-grid start` is to be used, STATE_DIRECTORY in the environment, or --state DIR, names another place, so that the way back finds IceGrid's as it was",
     ))
 }
 

@@ -362,13 +362,15 @@ impl Task {
 
 fn desired(context: &Context, assigned: &Assigned) -> Desired {
     let descriptor = &assigned.descriptor;
+    let settings = context.settings();
     Desired {
         activation: descriptor.activation(),
         goal: assigned.goal,
         enabled: assigned.enabled,
         ready: descriptor.ready(context.locator().is_some()),
-        activation_timeout: descriptor.activation_timeout(),
-        deactivation_timeout: descriptor.deactivation_timeout(),
+        activation_timeout: descriptor.activation_timeout_or(settings.wait),
+        deactivation_timeout: descriptor.deactivation_timeout_or(settings.wait),
+        failure_pause: settings.pause,
     }
 }
 

@@ -98,7 +98,9 @@ impl Task {
                 offsets,
             }) => {
                 self.record = record;
-                self.context.logs_written.watch(id);
+                self.context
+                    .logs_written
+                    .watch(id, launch::logs(&self.context, id));
                 self.run = Some(Run {
                     pid: child.pid,
                     start_time: child.start_time,
@@ -170,7 +172,9 @@ impl Task {
         let notify = NotifySocket::bind(&self.context.state, &id, &self.record.instance, uid)
             .map_err(|error| warn!(server = %id, %error, "cannot hear an adopted server"))
             .ok();
-        self.context.logs_written.watch(&id);
+        self.context
+            .logs_written
+            .watch(&id, (out.clone(), err.clone()));
         let blitz = self.assigned.descriptor.is_builtin_blitz();
         self.run = Some(Run {
             pid,
