@@ -4,6 +4,7 @@ use tokio::sync::watch;
 
 use super::failure::{Failure, code};
 use crate::config::{Paths, Properties, active_profile};
+use crate::icegrid::types::Texts;
 use crate::icegrid::{Face, FaceError, Settings};
 use crate::master::Master;
 use crate::telemetry::chain;
@@ -30,20 +31,14 @@ fn settings(paths: &Paths, given: &[(String, String)]) -> Result<Settings, Failu
         .ok()
         .flatten()
         .unwrap_or_default();
-    let environment = std::env::var(ENDPOINTS).ok();
-    Settings::of(|name| {
-        let given = given.iter().rev().find(|(known, _)| known == name);
-        let given = given.map(|(_, value)| value.clone());
-        given
-            .or_else(|| environment.clone().filter(|_| name == CLIENT))
-            .or_else(|| {
-                let mut store = store.iter().rev();
-                let found = store.find(|(known, _)| known == name);
-                found.map(|(_, value)| value.clone())
-            })
-            .or_else(|| files.get(name).map(str::to_owned))
-    })
-    .map_err(|error| Failure::new(code::INVALID, error.to_string()))
+    let mut all: Texts = files
+        .iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    all.extend(store);
+    all.extend(std::env::var(ENDPOINTS).map(|endpoints| (CLIENT.to_owned(), endpoints)));
+    all.extend(given.iter().cloned());
+    Settings::of(&all).map_err(|error| Failure::new(code::INVALID, error.to_string()))
 }
 
 /// Opens the face of a master, unless it is turned off, and tells the master where servers find it.

@@ -139,7 +139,7 @@ pub(super) fn pid(report: &ServerReport) -> i32 {
     pid.unwrap_or(0)
 }
 
-async fn stop_grid(grid: &Grid) -> Outcome<()> {
+pub(super) async fn stop_grid(grid: &Grid) -> Outcome<()> {
     let stopped = grid.handle.stop(uid()).await;
     stopped.map_err(failed)
 }
@@ -174,12 +174,12 @@ impl Admin {
                 responder,
                 params::<&str>(incoming).and_then(|id| Ok(reached(grid, id)?.enabled)),
             ),
-            "getServerAdminCategory" => now(responder, Ok(relay::category(grid))),
+            "getServerAdminCategory" => now(responder, Ok(relay::category(grid, relay::SERVERS))),
             "getServerAdmin" => now(
                 responder,
                 params::<&str>(incoming).and_then(|id| {
                     report(grid, id)?;
-                    Ok(Some(relay::proxy(grid, id)))
+                    Ok(Some(relay::proxy(grid, relay::SERVERS, id)))
                 }),
             ),
             "enableServer" => match params::<(String, bool)>(incoming) {
@@ -630,10 +630,7 @@ impl Admin {
                 responder,
                 params::<&str>(incoming).and_then(|name| {
                     let node = up(grid, name)?;
-                    Ok(Some(grid.at_client(Identity {
-                        name: node.name.to_string(),
-                        category: format!("{}-RegistryNodeAdminRouter", grid.settings.instance),
-                    })))
+                    Ok(Some(relay::proxy(grid, relay::NODES, node.name.as_str())))
                 }),
             ),
             "shutdownNode" => with_text!(incoming, responder, grid, |grid, name| shut_down(
@@ -658,7 +655,7 @@ fn node(grid: &Grid, name: &str) -> Outcome<NodeStatus> {
 }
 
 /// Returns how a node is that answers.
-fn up(grid: &Grid, name: &str) -> Outcome<NodeStatus> {
+pub(super) fn up(grid: &Grid, name: &str) -> Outcome<NodeStatus> {
     let node = node(grid, name)?;
     match node.state {
         NodeState::Up => Ok(node),
@@ -695,7 +692,7 @@ async fn load(grid: &Grid, name: &str) -> Outcome<LoadInfo> {
 }
 
 /// Stops a node; the one in whose process IceGrid would have the registry takes the grid with it.
-async fn shut_down(grid: &Grid, name: &str) -> Outcome<()> {
+pub(super) async fn shut_down(grid: &Grid, name: &str) -> Outcome<()> {
     let node = up(grid, name)?;
     if grid.settings.collocated.as_deref() == Some(name) {
         return stop_grid(grid).await;
@@ -734,10 +731,7 @@ impl Admin {
                 responder,
                 params::<&str>(incoming).and_then(|name| {
                     one(name)?;
-                    Ok(Some(grid.at_client(Identity {
-                        name: name.to_owned(),
-                        category: format!("{}-RegistryReplicaAdminRouter", grid.settings.instance),
-                    })))
+                    Ok(Some(relay::proxy(grid, relay::REGISTRIES, name)))
                 }),
             ),
             "shutdownRegistry" => match params::<&str>(incoming).and_then(one) {

@@ -6,12 +6,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::info;
 use uuid::Uuid;
 
 use super::face::Grid;
 use super::files;
+use super::logger;
 use super::observers;
 use super::operation::{Outcome, Raised, later, now, params};
 use super::types::{
@@ -61,12 +62,35 @@ pub(super) struct Open {
     /// Ends it.
     end: mpsc::Sender<()>,
     observed: Mutex<Option<Vec<Identity>>>,
+    connection: Connection,
+    /// What comes after the instance in the category of the objects that its client serves. Servers hear it, so it is not the session's id,
+    /// which is for nobody else.
+    callback: String,
+    pub(super) loggers: logger::Attached,
 }
 
 impl Open {
     /// Forgets an object that has ended before the session.
     pub(super) fn forget(&self, identity: &Identity) {
         self.objects().retain(|known| known != identity);
+    }
+
+    /// Has something done for as long as the session is open.
+    pub(super) fn during(
+        &self,
+        grid: &Grid,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> AbortHandle {
+        let ends = self.end.clone();
+        let watching = &grid.sessions.watching;
+        let mut watching = watching.lock().unwrap_or_else(PoisonError::into_inner);
+        watching.spawn(async move {
+            // Cancel safe: what is done for a session that has ended need not be done to its end.
+            tokio::select! {
+                () = work => {}
+                () = ends.closed() => {}
+            }
+        })
     }
 
     fn objects(&self) -> MutexGuard<'_, Vec<Identity>> {
@@ -82,6 +106,22 @@ impl Sessions {
     /// Returns whether no more sessions are opened.
     pub(super) fn are_too_many(&self) -> bool {
         self.open().len() >= SESSIONS_MAX
+    }
+
+    /// Returns an administrator's session that is open over a connection.
+    pub(super) fn of_admin(&self, connection: &Connection) -> Option<Arc<Open>> {
+        let open = self.open();
+        let mut all = open.values();
+        all.find(|open| open.kind == Kind::Admin && open.connection.id() == connection.id())
+            .cloned()
+    }
+
+    /// Returns the connection over which objects of a category are reached that the client of a session serves.
+    pub(super) fn callback(&self, category: &str) -> Option<Connection> {
+        let open = self.open();
+        let mut all = open.values();
+        all.find(|open| open.callback == category)
+            .map(|open| open.connection.clone())
     }
 
     /// Returns the user of the update that is under way, unless it is this session's.
@@ -117,6 +157,9 @@ pub(super) fn open(grid: &Arc<Grid>, kind: Kind, user: String, connection: &Conn
         objects: Mutex::default(),
         end,
         observed: Mutex::default(),
+        connection: connection.clone(),
+        callback: Uuid::new_v4().to_string(),
+        loggers: logger::Attached::default(),
     });
     let identity = grid.settings.identity(&id);
     grid.servants.add(
@@ -197,7 +240,8 @@ impl Servant for Session {
         match (session.kind, incoming.target().operation) {
             (_, "keepAlive") => now(responder, Ok(())),
             (_, "destroy") => {
-                // Its objects are gone when this is answered.
+                // It and its objects are gone when this is answered.
+                grid.sessions.open().remove(&session.id);
                 for identity in session.objects().drain(..) {
                     grid.servants.remove_all(&identity);
                 }
@@ -223,7 +267,7 @@ impl Session {
             "getAdminCallbackTemplate" => {
                 let identity = Identity {
                     name: "pick-a-name".to_owned(),
-                    category: format!("{}-{}", grid.settings.instance, session.id),
+                    category: format!("{}-{}", grid.settings.instance, session.callback),
                 };
                 now(responder, Ok(Some(grid.at_server(identity))))
             }
@@ -338,21 +382,7 @@ impl Session {
             }
             *observed = Some(ids);
         }
-        let mut watching = grid
-            .sessions
-            .watching
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let ends = session.end.clone();
-        let observing = observers::observe(grid.clone(), all, ready);
-        watching.spawn(async move {
-            // Cancel safe: whoever observes a session that has ended observes nothing.
-            tokio::select! {
-                () = observing => {}
-                () = ends.closed() => {}
-            }
-        });
-        drop(watching);
+        session.during(&grid, observers::observe(grid.clone(), all, ready));
         later(responder, async move {
             // One that cannot be told is dropped, and is no failure of this call.
             let _ = told.await;

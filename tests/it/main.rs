@@ -18,6 +18,7 @@ mod ice;
 mod ice_peer;
 mod ice_values;
 mod icegrid;
+mod icegrid_admin;
 mod icegrid_descriptors;
 mod icegrid_java;
 mod icegridadmin;
