@@ -262,6 +262,9 @@ async fn start(grid: &Grid, id: String) -> Outcome<()> {
     if report.state == model::ServerState::Active {
         return fails("The server is already active.".to_owned());
     }
+    if report.activation == Activation::Session && !grid.sessions.allocations.is_owned(&report.id) {
+        return fails("The server is not owned by a session.".to_owned());
+    }
     let action = ServerAction::Act {
         action: Action::Start,
     };

@@ -211,6 +211,7 @@ impl Grid {
         let mut now = Circumstances {
             encoding,
             loads: &loads.known,
+            owned: &|server| self.sessions.allocations.is_owned(server),
             dice: &mut |below| rand::random_range(0..below.max(1)),
         };
         find(&self.handle.registry(), id, &mut now)

@@ -16,7 +16,7 @@ use crate::icegrid::{Caller, admin_ok, echo, grid, installed, locator};
 use crate::icegridadmin::{Served, has_peers, named};
 
 /// Runs a program of these tests; returns the lines that it prints.
-fn lines(script: &str, args: &[&str]) -> Vec<String> {
+pub(crate) fn lines(script: &str, args: &[&str]) -> Vec<String> {
     let done = Command::new("/usr/bin/python3")
         .arg(format!("{FOLDER}/{script}"))
         .args(args)

@@ -21,6 +21,7 @@ mod icegrid;
 mod icegrid_admin;
 mod icegrid_descriptors;
 mod icegrid_java;
+mod icegrid_sessions;
 mod icegridadmin;
 mod moving;
 mod omero_name;
