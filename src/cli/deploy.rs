@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::context::{Context, strange};
-use super::drain;
 use super::failure::Failure;
 use super::start::descriptor_source;
 use super::status::plain_table;
+use super::{drain, face};
 use crate::ipc::message::client::{DeployMode, DeployReport, Reply, Request};
 
 /// Arguments of `deploy`.
@@ -37,11 +37,9 @@ pub(crate) struct DeployArgs {
 }
 
 pub(crate) async fn run(context: &Context, args: DeployArgs) -> Result<(), Failure> {
-    let source = descriptor_source(
-        &args.descriptor,
-        &args.arguments,
-        args.default_templates.as_deref(),
-    )?;
+    let templates =
+        face::default_templates(&context.paths, args.default_templates.as_deref(), &[])?;
+    let source = descriptor_source(&args.descriptor, &args.arguments, templates)?;
     let mode = if args.now {
         DeployMode::Now
     } else if args.rolling {

@@ -1,12 +1,15 @@
 //! The registry's face of a master: how it is set up, and that both serve side by side.
 
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 
 use tokio::sync::watch;
 use tracing::warn;
 
+use super::context::absolute;
 use super::failure::{Failure, code};
 use crate::config::{Paths, Properties, active_profile, node_settings};
+use crate::icegrid::types::Texts;
 use crate::icegrid::{Face, FaceError, Settings};
 use crate::master::Master;
 use crate::model::NodeSettings;
@@ -19,10 +22,7 @@ const CLIENT: &str = "IceGrid.Registry.Client.Endpoints";
 
 /// Returns what a site says in properties of Ice. From strong to weak: what was given to this grid's start, the environment, the configuration
 /// store, and the files in which OMERO keeps the properties of its registry and its nodes.
-fn properties(
-    paths: &Paths,
-    given: &[(String, String)],
-) -> Result<impl Fn(&str) -> Option<String>, Failure> {
+fn properties(paths: &Paths, given: &[(String, String)]) -> Result<Texts, Failure> {
     let mut files = Properties::default();
     for name in ["internal.cfg", "master.cfg"] {
         let path = paths.dir().join("etc").join(name);
@@ -37,25 +37,37 @@ fn properties(
         .ok()
         .flatten()
         .unwrap_or_default();
-    let environment = std::env::var(ENDPOINTS).ok();
-    Ok(move |name: &str| {
-        let given = given.iter().rev().find(|(known, _)| known == name);
-        let given = given.map(|(_, value)| value.clone());
-        given
-            .or_else(|| environment.clone().filter(|_| name == CLIENT))
-            .or_else(|| {
-                let mut store = store.iter().rev();
-                let found = store.find(|(known, _)| known == name);
-                found.map(|(_, value)| value.clone())
-            })
-            .or_else(|| files.get(name).map(str::to_owned))
-    })
+    let mut all: Texts = files
+        .iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    all.extend(store);
+    all.extend(std::env::var(ENDPOINTS).map(|endpoints| (CLIENT.to_owned(), endpoints)));
+    all.extend(given.iter().cloned());
+    Ok(all)
 }
 
 /// Returns how a site wants its servers to be run, as far as that is known without the grid: what was given to its start is not.
 pub(crate) fn site_node_settings(paths: &Paths) -> Result<NodeSettings, Failure> {
-    node_settings(paths.dir(), properties(paths, &[])?)
+    let properties = properties(paths, &[])?;
+    node_settings(paths.dir(), |name| properties.get(name).cloned())
         .map_err(|error| Failure::new(code::INVALID, error.to_string()))
+}
+
+/// Returns the file of what applications of a site take in that want default templates, if the site has one: that of the command line, else that
+/// of its registry.
+pub(crate) fn default_templates(
+    paths: &Paths,
+    named: Option<&Path>,
+    given: &[(String, String)],
+) -> Result<Option<PathBuf>, Failure> {
+    if let Some(file) = named {
+        return absolute(file).map(Some);
+    }
+    let mut properties = properties(paths, given)?;
+    let file = properties.remove("IceGrid.Registry.DefaultTemplates");
+    let file = file.filter(|file| !file.is_empty());
+    Ok(file.map(|file| paths.dir().join(file)))
 }
 
 /// Opens the face of a master, unless it is turned off, and tells the master where servers find it and how the site wants them to be run.
@@ -68,7 +80,7 @@ pub(crate) async fn open(
     let paths = master.handle().paths().clone();
     let properties = properties(&paths, given)?;
     let invalid = |error: String| Failure::new(code::INVALID, error);
-    let nodes = node_settings(paths.dir(), &properties);
+    let nodes = node_settings(paths.dir(), |name| properties.get(name).cloned());
     master.set_node_settings(nodes.map_err(|error| invalid(error.to_string()))?);
     let settings = Settings::of(&properties).map_err(|error| invalid(error.to_string()))?;
     if settings.client.is_empty() {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::context::{BESIDE, Context, Format, Global};
+use super::face;
 use super::failure::{Failure, code};
 use super::master_process::{Handover, Launched, foreground, launch};
 use super::show;
@@ -189,11 +190,17 @@ fn start(program: Program, options: Options, properties: &Properties) -> Result<
             .ok_or_else(|| Failure::new(code::USAGE, "property `IceGrid.Node.Name' is not set"))?;
         return runtime.block_on(join(&context, &name, &options));
     }
-    let descriptor = options
-        .deploy
-        .as_ref()
-        .map(|(file, targets)| descriptor_source(file, targets, None))
-        .transpose()?;
+    let ice: Vec<(String, String)> = properties
+        .iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let descriptor = match &options.deploy {
+        Some((file, targets)) => {
+            let templates = face::default_templates(&context.paths, None, &ice)?;
+            Some(descriptor_source(file, targets, templates)?)
+        }
+        None => None,
+    };
     let nodes = match (&descriptor, name) {
         (Some(source), Some(name)) => own_node(source, name),
         _ => Vec::new(),
@@ -204,10 +211,7 @@ fn start(program: Program, options: Options, properties: &Properties) -> Result<
         nodes,
         wait_secs: WAIT.as_secs(),
         log_format: LogFormat::default(),
-        ice: properties
-            .iter()
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect(),
+        ice,
         ..Handover::default()
     };
     runtime.block_on(async {

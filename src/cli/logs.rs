@@ -10,7 +10,7 @@ use super::context::Context;
 use super::face;
 use super::failure::{Failure, code};
 use crate::model::{NodeName, ServerId};
-use crate::sys::watch::Writes;
+use crate::sys::watch::{Writes, appearance};
 
 /// How much of the end of a file is searched for its last lines, in bytes.
 const TAIL: u64 = 1 << 20;
@@ -118,6 +118,8 @@ async fn follow(logs: &mut [Log], several: bool) -> Result<(), Failure> {
     loop {
         // Watched first, read then: what is written in between wakes us again.
         for log in logs.iter() {
+            // It is on its way when the one before has just been set aside.
+            appearance(&log.path).await?;
             writes.once(&log.path)?;
         }
         for (number, log) in logs.iter_mut().enumerate() {

@@ -8,7 +8,7 @@ use clap::Args;
 use super::context::{Context, Grid, absolute, strange};
 use super::failure::{Failure, code};
 use super::master_process::{Handover, Launched, foreground, launch};
-use super::status;
+use super::{face, status};
 use crate::ipc::message::client::{
     DeployMode, DescriptorSource, GridStatus, NodeStatus, Reply, Request,
 };
@@ -65,7 +65,7 @@ fn property(text: &str) -> Result<(String, String), String> {
 pub(crate) fn descriptor_source(
     path: &std::path::Path,
     arguments: &[String],
-    default_templates: Option<&std::path::Path>,
+    default_templates: Option<PathBuf>,
 ) -> Result<DescriptorSource, Failure> {
     let (overrides, targets): (Vec<_>, Vec<_>) =
         arguments.iter().cloned().partition(|a| a.contains('='));
@@ -77,17 +77,20 @@ pub(crate) fn descriptor_source(
         overrides: overrides
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect(),
-        default_templates: default_templates.map(absolute).transpose()?,
+        default_templates,
         definition: None,
     })
 }
 
 pub(crate) async fn start(context: &Context, args: StartArgs) -> Result<(), Failure> {
-    let descriptor = args
-        .descriptor
-        .as_deref()
-        .map(|path| descriptor_source(path, &args.arguments, args.default_templates.as_deref()))
-        .transpose()?;
+    let descriptor = match &args.descriptor {
+        Some(path) => {
+            let named = args.default_templates.as_deref();
+            let templates = face::default_templates(&context.paths, named, &args.property)?;
+            Some(descriptor_source(path, &args.arguments, templates)?)
+        }
+        None => None,
+    };
     let handover = Handover {
         descriptor,
         builtin: args.builtin,

@@ -140,7 +140,7 @@ pub(super) fn pid(report: &ServerReport) -> i32 {
     pid.unwrap_or(0)
 }
 
-async fn stop_grid(grid: &Grid) -> Outcome<()> {
+pub(super) async fn stop_grid(grid: &Grid) -> Outcome<()> {
     let stopped = grid.handle.stop(uid()).await;
     stopped.map_err(failed)
 }
@@ -175,12 +175,12 @@ impl Admin {
                 responder,
                 params::<&str>(incoming).and_then(|id| Ok(reached(grid, id)?.enabled)),
             ),
-            "getServerAdminCategory" => now(responder, Ok(relay::category(grid))),
+            "getServerAdminCategory" => now(responder, Ok(relay::category(grid, relay::SERVERS))),
             "getServerAdmin" => now(
                 responder,
                 params::<&str>(incoming).and_then(|id| {
                     report(grid, id)?;
-                    Ok(Some(relay::proxy(grid, id)))
+                    Ok(Some(relay::proxy(grid, relay::SERVERS, id)))
                 }),
             ),
             "enableServer" => match params::<(String, bool)>(incoming) {
@@ -262,6 +262,9 @@ async fn start(grid: &Grid, id: String) -> Outcome<()> {
     }
     if report.state == model::ServerState::Active {
         return fails("The server is already active.".to_owned());
+    }
+    if report.activation == Activation::Session && !grid.sessions.allocations.is_owned(&report.id) {
+        return fails("The server is not owned by a session.".to_owned());
     }
     let action = ServerAction::Act {
         action: Action::Start,
@@ -641,10 +644,7 @@ impl Admin {
                 responder,
                 params::<&str>(incoming).and_then(|name| {
                     let node = up(grid, name)?;
-                    Ok(Some(grid.at_client(Identity {
-                        name: node.name.to_string(),
-                        category: format!("{}-RegistryNodeAdminRouter", grid.settings.instance),
-                    })))
+                    Ok(Some(relay::proxy(grid, relay::NODES, node.name.as_str())))
                 }),
             ),
             "shutdownNode" => with_text!(incoming, responder, grid, |grid, name| shut_down(
@@ -669,7 +669,7 @@ fn node(grid: &Grid, name: &str) -> Outcome<NodeStatus> {
 }
 
 /// Returns how a node is that answers.
-fn up(grid: &Grid, name: &str) -> Outcome<NodeStatus> {
+pub(super) fn up(grid: &Grid, name: &str) -> Outcome<NodeStatus> {
     let node = node(grid, name)?;
     match node.state {
         NodeState::Up => Ok(node),
@@ -706,7 +706,7 @@ async fn load(grid: &Grid, name: &str) -> Outcome<LoadInfo> {
 }
 
 /// Stops a node; the one in whose process IceGrid would have the registry takes the grid with it.
-async fn shut_down(grid: &Grid, name: &str) -> Outcome<()> {
+pub(super) async fn shut_down(grid: &Grid, name: &str) -> Outcome<()> {
     let node = up(grid, name)?;
     if grid.settings.collocated.as_deref() == Some(name) {
         return stop_grid(grid).await;
@@ -745,10 +745,7 @@ impl Admin {
                 responder,
                 params::<&str>(incoming).and_then(|name| {
                     one(name)?;
-                    Ok(Some(grid.at_client(Identity {
-                        name: name.to_owned(),
-                        category: format!("{}-RegistryReplicaAdminRouter", grid.settings.instance),
-                    })))
+                    Ok(Some(relay::proxy(grid, relay::REGISTRIES, name)))
                 }),
             ),
             "shutdownRegistry" => match params::<&str>(incoming).and_then(one) {

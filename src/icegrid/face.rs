@@ -17,7 +17,7 @@ use super::locator::{Finder, Locator, Query};
 use super::observers::Version;
 use super::registration::LocatorRegistry;
 use super::registry::Registry;
-use super::relay::Relay;
+use super::relay;
 use super::session::Sessions;
 use super::settings::Settings;
 use super::types::LoadSample;
@@ -216,6 +216,7 @@ impl Grid {
         let mut now = Circumstances {
             encoding,
             loads: &loads.known,
+            owned: &|server| self.sessions.allocations.is_owned(server),
             dice: &mut |below| rand::random_range(0..below.max(1)),
         };
         find(&self.handle.registry(), id, &mut now)
@@ -383,17 +384,18 @@ impl Grid {
     }
 }
 
-/// Sees to it that relays are handed every operation, those of every object too.
+/// Sees to it that what is passed on is not looked for among the servants.
 struct Front {
-    relay: Relay,
-    servants: Arc<Servants>,
+    grid: Arc<Grid>,
+    /// What the categories of objects to which calls are passed on begin with.
+    prefix: String,
 }
 
 impl Dispatcher for Front {
     fn dispatch(&self, incoming: &Incoming<'_>, responder: Responder<'_>) -> Served {
-        match self.relay.is_for(incoming.target().category) {
-            true => self.relay.forward(incoming, responder),
-            false => self.servants.dispatch(incoming, responder),
+        match incoming.target().category.strip_prefix(&*self.prefix) {
+            Some(router) => relay::dispatch(&self.grid, router, incoming, responder),
+            None => self.grid.servants.dispatch(incoming, responder),
         }
     }
 }
@@ -438,8 +440,8 @@ impl Face {
             settings,
         });
         let front: Arc<dyn Dispatcher> = Arc::new(Front {
-            relay: Relay::new(grid.clone()),
-            servants: servants.clone(),
+            grid: grid.clone(),
+            prefix: relay::category(&grid, ""),
         });
         let client = again(&grid, &net, &front, &mut inherited).await?;
         let _ = grid.client_endpoints.set(client.endpoints().to_vec());

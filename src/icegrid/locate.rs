@@ -30,6 +30,8 @@ pub(super) struct Circumstances<'a> {
     pub(super) encoding: Encoding,
     /// The load of nodes, already multiplied by their factors.
     pub(super) loads: &'a HashMap<NodeName, [f64; 3]>,
+    /// Returns whether a session has a server.
+    pub(super) owned: &'a dyn Fn(&ServerId) -> bool,
     /// Chooses a number below another.
     pub(super) dice: &'a mut dyn FnMut(usize) -> usize,
 }
@@ -38,7 +40,7 @@ pub(super) struct Circumstances<'a> {
 pub(super) fn find(registry: &Registry, id: &str, now: &mut Circumstances<'_>) -> Found {
     // Groups and adapters never share an id.
     if let Some(adapter) = registry.adapter(id) {
-        let (proxy, startable) = look(registry, adapter, now.encoding);
+        let (proxy, startable) = look(registry, adapter, now);
         return Found::Known {
             proxy: proxy.map(|proxy| as_adapter(proxy, endpoints(proxy).to_vec())),
             startable: startable.into_iter().cloned().collect(),
@@ -79,7 +81,7 @@ pub(super) fn find(registry: &Registry, id: &str, now: &mut Circumstances<'_>) -
         if found == most {
             break;
         }
-        let (listens, server) = look(registry, member, now.encoding);
+        let (listens, server) = look(registry, member, now);
         startable.extend(server.cloned());
         let Some(listens) = listens else { continue };
         found += 1;
@@ -99,8 +101,9 @@ pub(super) fn find(registry: &Registry, id: &str, now: &mut Circumstances<'_>) -
 fn look<'r>(
     registry: &'r Registry,
     adapter: &'r Adapter,
-    encoding: Encoding,
+    now: &Circumstances<'_>,
 ) -> (Option<&'r Proxy>, Option<&'r ServerId>) {
+    let encoding = now.encoding;
     let Some(id) = &adapter.server else {
         return (adapter.proxy.as_ref().filter(|p| speaks(p, encoding)), None);
     };
@@ -109,10 +112,14 @@ fn look<'r>(
     };
     match &adapter.proxy {
         Some(proxy) => (Some(proxy).filter(|p| speaks(p, encoding)), None),
-        None => (
-            None,
-            (host.activation == Activation::OnDemand).then_some(id),
-        ),
+        None => {
+            let startable = match host.activation {
+                Activation::OnDemand => true,
+                Activation::Session => (now.owned)(id),
+                Activation::Always | Activation::Manual => false,
+            };
+            (None, startable.then_some(id))
+        }
     }
 }
 

@@ -1,23 +1,24 @@
 //! Sessions with the registry: of administrators, and of clients that allocate objects.
 //!
-//! A session ends by `destroy`, or with its connection, which is closed when nothing has been heard over it for the time-out. With it end its objects and its lock.
+//! A session ends by `destroy`, or with its connection, which is closed when nothing has been heard over it for the time-out. With it end its objects, its lock, and what it has allocated.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::info;
 use uuid::Uuid;
 
+use super::allocation::{self, Allocations, Want};
 use super::face::Grid;
 use super::files;
+use super::logger;
 use super::observers;
-use super::operation::{Outcome, Raised, later, now, params};
-use super::types::{
-    AccessDeniedException, AllocationException, ObjectNotRegisteredException,
-    ObserverAlreadyRegisteredException,
-};
+use super::operation::{Raised, later, now, params};
+use super::types::{AccessDeniedException, ObserverAlreadyRegisteredException};
 use crate::ice::net::{
     Acm, Connection, Heartbeat, IdleClose, Incoming, Responder, Servant, Served,
 };
@@ -47,6 +48,7 @@ pub(super) struct Sessions {
     open: Mutex<HashMap<String, Arc<Open>>>,
     /// Whose update is under way: the session, and its user.
     lock: Mutex<Option<(String, String)>>,
+    pub(super) allocations: Allocations,
     /// Who ends sessions whose time is over.
     watching: Mutex<JoinSet<()>>,
 }
@@ -61,12 +63,48 @@ pub(super) struct Open {
     /// Ends it.
     end: mpsc::Sender<()>,
     observed: Mutex<Option<Vec<Identity>>>,
+    connection: Connection,
+    /// What comes after the instance in the category of the objects that its client serves. Servers hear it, so it is not the session's id,
+    /// which is for nobody else.
+    callback: String,
+    pub(super) loggers: logger::Attached,
+    /// How many milliseconds it waits for objects that it allocates.
+    patience: AtomicI32,
 }
 
 impl Open {
     /// Forgets an object that has ended before the session.
     pub(super) fn forget(&self, identity: &Identity) {
         self.objects().retain(|known| known != identity);
+    }
+
+    /// Ends what is reached through it, and releases what it has.
+    fn forget_everything(&self, grid: &Arc<Grid>) {
+        grid.sessions.open().remove(&self.id);
+        for identity in self.objects().drain(..) {
+            grid.servants.remove_all(&identity);
+        }
+        if self.kind == Kind::Client {
+            allocation::end(grid, &self.id);
+        }
+    }
+
+    /// Has something done for as long as the session is open.
+    pub(super) fn during(
+        &self,
+        grid: &Grid,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> AbortHandle {
+        let ends = self.end.clone();
+        let watching = &grid.sessions.watching;
+        let mut watching = watching.lock().unwrap_or_else(PoisonError::into_inner);
+        watching.spawn(async move {
+            // Cancel safe: what is done for a session that has ended need not be done to its end.
+            tokio::select! {
+                () = work => {}
+                () = ends.closed() => {}
+            }
+        })
     }
 
     fn objects(&self) -> MutexGuard<'_, Vec<Identity>> {
@@ -82,6 +120,22 @@ impl Sessions {
     /// Returns whether no more sessions are opened.
     pub(super) fn are_too_many(&self) -> bool {
         self.open().len() >= SESSIONS_MAX
+    }
+
+    /// Returns an administrator's session that is open over a connection.
+    pub(super) fn of_admin(&self, connection: &Connection) -> Option<Arc<Open>> {
+        let open = self.open();
+        let mut all = open.values();
+        all.find(|open| open.kind == Kind::Admin && open.connection.id() == connection.id())
+            .cloned()
+    }
+
+    /// Returns the connection over which objects of a category are reached that the client of a session serves.
+    pub(super) fn callback(&self, category: &str) -> Option<Connection> {
+        let open = self.open();
+        let mut all = open.values();
+        all.find(|open| open.callback == category)
+            .map(|open| open.connection.clone())
     }
 
     /// Returns the user of the update that is under way, unless it is this session's.
@@ -117,6 +171,10 @@ pub(super) fn open(grid: &Arc<Grid>, kind: Kind, user: String, connection: &Conn
         objects: Mutex::default(),
         end,
         observed: Mutex::default(),
+        connection: connection.clone(),
+        callback: Uuid::new_v4().to_string(),
+        loggers: logger::Attached::default(),
+        patience: AtomicI32::new(-1),
     });
     let identity = grid.settings.identity(&id);
     grid.servants.add(
@@ -133,6 +191,9 @@ pub(super) fn open(grid: &Arc<Grid>, kind: Kind, user: String, connection: &Conn
         grid.servants
             .add(&identity, "", grid.admin(user, id.clone()));
         session.objects().push(identity);
+    }
+    if kind == Kind::Client {
+        grid.sessions.allocations.begin(&id);
     }
     grid.sessions.open().insert(id, session.clone());
     let watch = watch_over(grid.clone(), session, connection.clone(), ending);
@@ -163,10 +224,7 @@ async fn watch_over(
         _ = ending.recv() => "destroyed",
         _ = connection.closed() => "its connection has ended",
     };
-    grid.sessions.open().remove(&session.id);
-    for identity in session.objects().drain(..) {
-        grid.servants.remove_all(&identity);
-    }
+    session.forget_everything(&grid);
     {
         let mut lock = grid
             .sessions
@@ -197,10 +255,8 @@ impl Servant for Session {
         match (session.kind, incoming.target().operation) {
             (_, "keepAlive") => now(responder, Ok(())),
             (_, "destroy") => {
-                // Its objects are gone when this is answered.
-                for identity in session.objects().drain(..) {
-                    grid.servants.remove_all(&identity);
-                }
+                // It is gone when this is answered, with all that it has.
+                session.forget_everything(grid);
                 // Full means that it ends already.
                 let _ = session.end.try_send(());
                 now(responder, Ok(()))
@@ -223,7 +279,7 @@ impl Session {
             "getAdminCallbackTemplate" => {
                 let identity = Identity {
                     name: "pick-a-name".to_owned(),
-                    category: format!("{}-{}", grid.settings.instance, session.id),
+                    category: format!("{}-{}", grid.settings.instance, session.callback),
                 };
                 now(responder, Ok(Some(grid.at_server(identity))))
             }
@@ -339,21 +395,7 @@ impl Session {
             }
             *observed = Some(ids);
         }
-        let mut watching = grid
-            .sessions
-            .watching
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let ends = session.end.clone();
-        let observing = observers::observe(grid.clone(), all, ready);
-        watching.spawn(async move {
-            // Cancel safe: whoever observes a session that has ended observes nothing.
-            tokio::select! {
-                () = observing => {}
-                () = ends.closed() => {}
-            }
-        });
-        drop(watching);
+        session.during(&grid, observers::observe(grid.clone(), all, ready));
         later(responder, async move {
             // One that cannot be told is dropped, and is no failure of this call.
             let _ = told.await;
@@ -362,24 +404,32 @@ impl Session {
     }
 
     fn client(&self, operation: &str, incoming: &Incoming<'_>, responder: Responder<'_>) -> Served {
-        // Objects that only sessions may have are not handed out: no descriptor of OMERO's has any.
-        match operation {
-            "allocateObjectById" | "releaseObject" => {
-                let outcome: Outcome<()> = params::<Identity>(incoming)
-                    .and_then(|id| Err(ObjectNotRegisteredException { id }.into()));
-                now(responder, outcome)
+        let (grid, session) = (&self.grid, &self.session);
+        let want = match operation {
+            "allocateObjectById" => params::<Identity>(incoming).map(Want::Object),
+            "allocateObjectByType" => params::<String>(incoming).map(Want::OfType),
+            "releaseObject" => {
+                let released = params::<Identity>(incoming)
+                    .and_then(|id| allocation::release(grid, &session.id, id));
+                return now(responder, released);
             }
-            "allocateObjectByType" => {
-                let outcome: Outcome<()> = params::<&str>(incoming).and_then(|of| {
-                    Err(AllocationException {
-                        reason: format!("no allocatable objects with type `{of}' registered"),
-                    }
-                    .into())
+            "setAllocationTimeout" => {
+                let set = params::<i32>(incoming).map(|milliseconds| {
+                    session.patience.store(milliseconds, Ordering::Relaxed);
                 });
-                now(responder, outcome)
+                return now(responder, set);
             }
-            "setAllocationTimeout" => now(responder, params::<i32>(incoming).map(drop)),
-            _ => responder.missing(Missing::Operation),
+            _ => return responder.missing(Missing::Operation),
+        };
+        let (grid, session) = (grid.clone(), session.clone());
+        match want {
+            Err(raised) => now::<()>(responder, Err(raised)),
+            Ok(want) => later(responder, async move {
+                let patience = session.patience.load(Ordering::Relaxed);
+                // Below zero is for ever.
+                let limit = u64::try_from(patience).ok().map(Duration::from_millis);
+                allocation::allocate(&grid, &session.id, want, limit).await
+            }),
         }
     }
 }

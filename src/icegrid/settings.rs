@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::types::Texts;
 use crate::ice::{Endpoint, Identity, ParseError, Proxy};
 
 /// Where clients look for the registry unless it is said otherwise (DESIGN.md §1).
@@ -47,6 +48,8 @@ pub struct Settings {
     pub default_host: Option<String>,
     /// The node in whose process IceGrid has the registry (`IceGrid.Node.Name` with `CollocateRegistry`): to shut it down is to stop the grid.
     pub collocated: Option<String>,
+    /// What is said of it to administrators: all that is set and is neither a secret nor of another program.
+    pub properties: Texts,
 }
 
 impl Settings {
@@ -72,9 +75,10 @@ pub struct SettingsError {
 }
 
 impl Settings {
-    /// Reads the settings from Ice properties. What is empty or not there is as IceGrid has it, but that the registry listens on port
+    /// Reads the settings from all Ice properties there are. What is empty or not there is as IceGrid has it, but that the registry listens on port
     /// 4061 of this host.
-    pub fn of(get: impl Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
+    pub fn of(properties: &Texts) -> Result<Self, SettingsError> {
+        let get = |name: &str| properties.get(name).cloned();
         let some = |name: &str| get(name).filter(|value| !value.trim().is_empty());
         let wrong = |name: &str, value: &str, problem: String| SettingsError {
             name: name.to_owned(),
@@ -154,6 +158,11 @@ impl Settings {
             collocated: some("IceGrid.Node.Name").filter(|_| collocated),
             default_host,
             client,
+            properties: properties
+                .iter()
+                .filter(|(name, _)| is_public(name))
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
         })
     }
 
@@ -170,6 +179,12 @@ impl Settings {
             )
         })
     }
+}
+
+/// Returns whether administrators may be told a property: what is for OMERO may be a secret.
+fn is_public(name: &str) -> bool {
+    let of_ice = ["Ice.", "IceGrid.", "IceSSL."];
+    of_ice.iter().any(|prefix| name.starts_with(prefix)) && !name.ends_with("Password")
 }
 
 /// Returns whether nobody reaches an endpoint from another host.
@@ -197,10 +212,10 @@ mod tests {
     use super::*;
 
     fn of(properties: &[(&str, &str)]) -> Result<Settings, SettingsError> {
-        Settings::of(|name| {
-            let found = properties.iter().find(|(known, _)| *known == name);
-            found.map(|(_, value)| (*value).to_owned())
-        })
+        let all = properties
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Settings::of(&all.collect())
     }
 
     #[test]
@@ -234,6 +249,20 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(local.verifier, Verifier::Null);
+    }
+
+    #[test]
+    fn administrators_are_told_what_is_no_secret() {
+        let settings = of(&[
+            ("IceGrid.InstanceName", "Mine"),
+            ("IceSSL.Password", "secret"),
+            ("omero.db.pass", "secret"),
+        ]);
+        let told: Vec<_> = settings.unwrap().properties.into_iter().collect();
+        assert_eq!(
+            told,
+            [("IceGrid.InstanceName".to_owned(), "Mine".to_owned())]
+        );
     }
 
     #[test]

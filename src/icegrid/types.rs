@@ -562,4 +562,6 @@ bare! {
     ObjectNotFoundException("::Ice::ObjectNotFoundException");
     /// There is no such server.
     ServerNotFoundException("::Ice::ServerNotFoundException");
+    /// A remote logger hears that log already.
+    RemoteLoggerAlreadyAttachedException("::Ice::RemoteLoggerAlreadyAttachedException");
 }

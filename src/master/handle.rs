@@ -203,6 +203,12 @@ impl Handle {
         self.ask(&node, id, Action::Start, wait).await
     }
 
+    /// Stops a server that was started for somebody, and waits until it is inactive. Nothing is remembered of it.
+    pub async fn deactivate(&self, id: &ServerId, wait: Duration) -> Result<(), Refusal> {
+        let node = self.node_of(id)?;
+        self.ask(&node, id, Action::Stop, wait).await
+    }
+
     /// Ends the process of a server and leaves it to its mode whether there is another.
     pub async fn end(&self, id: &ServerId, wait: Duration) -> Result<(), Refusal> {
         let node = self.node_of(id)?;

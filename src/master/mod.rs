@@ -45,7 +45,7 @@ pub use self::handle::Handle;
 use self::handler::ClientHandler;
 use self::placement::Allocator;
 pub(crate) use self::process::{NodeProcess, inherited_environment, start as start_node};
-pub use self::registry::{Adapter, Group, Host, Object, Registry};
+pub use self::registry::{Adapter, Allocatable, Group, Host, Object, Registry};
 use self::shared::Shared;
 use self::state::{Happening, StateDb, StateError};
 use self::upgrade::UpgradePlan;

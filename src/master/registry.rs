@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::desired::{Desired, DynamicAdapter, DynamicObject};
 use crate::descriptor::{LoadBalancingPolicy, ServerDescriptor};
-use crate::ice::{Identity, Proxy};
+use crate::ice::{Identity, Proxy, Reference};
 use crate::ipc::message::node::ServerReport;
 use crate::model::{Activation, NodeName, ServerId, ServerState};
 
@@ -62,6 +62,19 @@ pub struct Object {
     pub server: Option<ServerId>,
 }
 
+/// An object that a session may have to itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allocatable {
+    /// Its type, or empty.
+    pub type_id: String,
+    /// Its proxy.
+    pub proxy: Proxy,
+    /// The server that has it.
+    pub server: ServerId,
+    /// Whether who has one object of that server has them all.
+    pub whole: bool,
+}
+
 /// What is to be known of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
@@ -87,6 +100,7 @@ pub struct Registry {
     adapters: HashMap<String, Adapter>,
     groups: HashMap<String, Group>,
     objects: BTreeMap<Identity, Object>,
+    allocatables: BTreeMap<Identity, Allocatable>,
     servers: HashMap<ServerId, Host>,
     /// What multiplies the load of a node, where the descriptor says so.
     factors: HashMap<NodeName, f64>,
@@ -123,6 +137,16 @@ impl Registry {
         self.objects.iter()
     }
 
+    /// Finds an object that a session may have to itself.
+    pub fn allocatable(&self, identity: &Identity) -> Option<&Allocatable> {
+        self.allocatables.get(identity)
+    }
+
+    /// Returns the objects that sessions may have to themselves, in the order of their identities.
+    pub fn allocatables(&self) -> impl Iterator<Item = (&Identity, &Allocatable)> {
+        self.allocatables.iter()
+    }
+
     /// Returns the adapters, in no order.
     pub fn adapters(&self) -> impl Iterator<Item = (&str, &Adapter)> {
         self.adapters
@@ -153,6 +177,7 @@ impl Registry {
         let mut groups = std::mem::take(&mut self.groups);
         let mut servers = std::mem::take(&mut self.servers);
         self.objects.clear();
+        self.allocatables.clear();
         self.factors.clear();
         for node in desired.all_nodes() {
             if let Some(factor) = desired.load_factor(node) {
@@ -175,6 +200,26 @@ impl Registry {
             host.adapters.clear();
             for adapter in adapters_of(&placed.descriptor) {
                 host.adapters.push(adapter.id.clone());
+                for object in &adapter.allocatables {
+                    let Ok(identity) = object.identity.parse::<Identity>() else {
+                        continue;
+                    };
+                    let Ok(proxy) = format!("object {}", object.proxy_options).parse() else {
+                        continue;
+                    };
+                    let proxy = Proxy {
+                        identity: identity.clone(),
+                        reference: Reference::Indirect(adapter.id.clone()),
+                        ..proxy
+                    };
+                    let allocatable = Allocatable {
+                        type_id: object.type_id.clone(),
+                        proxy,
+                        server: id.clone(),
+                        whole: placed.descriptor.allocatable,
+                    };
+                    self.allocatables.entry(identity).or_insert(allocatable);
+                }
                 let known = old.get(&adapter.id);
                 let proxy = known
                     .filter(|known| known.server.as_ref() == Some(id))
@@ -239,7 +284,7 @@ impl Registry {
 
     fn add_object(&mut self, identity: Identity, type_id: String, proxy: Proxy, deployed: bool) {
         let server = match &proxy.reference {
-            crate::ice::Reference::Indirect(id) => self
+            Reference::Indirect(id) => self
                 .adapters
                 .get(id)
                 .and_then(|adapter| adapter.server.clone()),

@@ -21,6 +21,8 @@ impl AsRawFd for Fd {
     }
 }
 
+const WRITTEN: AddWatchFlags = AddWatchFlags::IN_MODIFY.union(AddWatchFlags::IN_MOVE_SELF);
+
 /// A watch on one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Watch(WatchDescriptor);
@@ -35,9 +37,10 @@ impl Writes {
         Ok(Self(readable(Fd(inotify))?))
     }
 
-    /// Watches for the next write to the file at `path`, and only that one.
+    /// Watches for the next write to the file at `path`, and only that one. That the file is moved away counts as a write: what is written
+    /// next at `path` is written to another.
     pub fn once(&self, path: &Path) -> io::Result<Watch> {
-        let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ONESHOT;
+        let flags = WRITTEN | AddWatchFlags::IN_ONESHOT;
         Ok(Watch(self.0.get_ref().0.add_watch(path, flags)?))
     }
 
@@ -47,7 +50,7 @@ impl Writes {
             let events = read(&self.0).await?;
             let written: Vec<_> = events
                 .into_iter()
-                .filter(|event| event.mask.contains(AddWatchFlags::IN_MODIFY))
+                .filter(|event| event.mask.intersects(WRITTEN))
                 .map(|event| Watch(event.wd))
                 .collect();
             if !written.is_empty() {
@@ -141,5 +144,8 @@ mod tests {
         assert_eq!(writes.next().await.unwrap(), [watch]);
         let silent = tokio::time::timeout(std::time::Duration::from_millis(20), writes.next());
         assert!(silent.await.is_err());
+        let watch = writes.once(&path).unwrap();
+        std::fs::rename(&path, dir.path().join("log.1")).unwrap();
+        assert_eq!(writes.next().await.unwrap(), [watch]);
     }
 }

@@ -3,8 +3,11 @@
 //! One subscriber per process: lines in OMERO's shape, JSON, or journald's own fields. What is logged, and at which
 //! level, is the business of whoever logs it (STYLE.md §3).
 
+mod entries;
 mod file;
 mod line;
+
+pub use entries::{Entry, entries};
 
 use std::error::Error;
 use std::fmt::Write as _;

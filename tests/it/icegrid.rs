@@ -61,7 +61,7 @@ pub(crate) fn grid(descriptor: &str) -> Grid {
     grid
 }
 
-fn locator(grid: &Grid) -> Proxy {
+pub(crate) fn locator(grid: &Grid) -> Proxy {
     let status = grid.status();
     status["registry"]["locator"]
         .as_str()
@@ -116,7 +116,7 @@ impl Caller {
         }
     }
 
-    fn ping(&self, proxy: &str) -> Result<Answer, InvokeError> {
+    pub(crate) fn ping(&self, proxy: &str) -> Result<Answer, InvokeError> {
         let proxy: Proxy = proxy.parse().unwrap();
         let call = Call::new(&proxy, "ice_ping", Mode::Nonmutating);
         self.runtime

@@ -15,7 +15,7 @@ use crate::harness::{kill, living, pause};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Returns whether Debian's programs are there; those that are required have to be.
-fn has_peers() -> bool {
+pub(crate) fn has_peers() -> bool {
     let there = ["icegridregistry", "icegridnode", "icegridadmin"]
         .iter()
         .all(|program| {
@@ -37,7 +37,7 @@ fn has_peers() -> bool {
 }
 
 /// This program under another name.
-fn named(dir: &Path, name: &str) -> PathBuf {
+pub(crate) fn named(dir: &Path, name: &str) -> PathBuf {
     let path = dir.join("bin").join(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     if !path.exists() {
@@ -47,17 +47,17 @@ fn named(dir: &Path, name: &str) -> PathBuf {
 }
 
 /// A registry and a node in one process: ZeroC's, or ours under its name.
-struct Served {
-    dir: tempfile::TempDir,
+pub(crate) struct Served {
+    pub(crate) dir: tempfile::TempDir,
     child: Child,
 }
 
 impl Served {
-    fn zeroc() -> Self {
+    pub(crate) fn zeroc() -> Self {
         Self::start(|_| PathBuf::from("icegridnode"))
     }
 
-    fn ours() -> Self {
+    pub(crate) fn ours() -> Self {
         Self::start(|dir| named(dir, "icegridnode"))
     }
 
@@ -90,6 +90,7 @@ impl Served {
              IceGrid.Registry.AdminPermissionsVerifier=IceGrid/NullPermissionsVerifier\n\
              IceGrid.Registry.DynamicRegistration=1\n\
              IceGrid.Registry.DefaultTemplates={at}/defaults.xml\n\
+             IceGrid.Registry.Trace.Session=1\n\
              IceGrid.Node.CollocateRegistry=1\n\
              IceGrid.Node.Name=node1\n\
              IceGrid.Node.Data={at}/node\n\
@@ -145,13 +146,20 @@ impl Served {
     }
 
     /// Carries out commands with a program.
-    fn admin(&self, program: &Path, commands: &str) -> Output {
+    pub(crate) fn admin(&self, program: &Path, commands: &str) -> Output {
         Command::new(program)
             .args(["--Ice.Config=admin.cfg", "-e", commands])
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .output()
             .unwrap()
+    }
+
+    /// Returns the locator.
+    pub(crate) fn locator(&self) -> String {
+        let text = std::fs::read_to_string(self.dir.path().join("admin.cfg")).unwrap();
+        let line = text.lines().next().unwrap();
+        line.split_once('=').unwrap().1.to_owned()
     }
 
     /// Carries out commands, and writes what came of each.
@@ -299,6 +307,8 @@ const SCRIPT: &[&str] = &[
     "node sockets",
     "node sockets node1",
     "node sources node1",
+    "node show nope log",
+    "registry show nope log",
     "registry list",
     "registry describe Master",
     "registry ping Master",

@@ -1,12 +1,17 @@
 //! `… show`: what servers, nodes and registries have logged and written.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::mpsc;
+use uuid::Uuid;
 
 use super::fault::CommandError;
 use super::output::time;
 use super::run::{Console, Result, admin_facet};
-use crate::ice::{Mode, Proxy};
+use crate::ice::net::{Answer, Incoming, Responder, Servant, Servants, Served};
+use crate::ice::{Missing, Mode, Proxy};
 use crate::icegrid::client::{Admin, Fault};
 use crate::icegrid::types::*;
 
@@ -15,9 +20,6 @@ const CHUNK: i32 = 1024 * 1024;
 
 /// How often a file is looked at for more.
 const AGAIN: Duration = Duration::from_secs(5);
-
-/// How often a log is looked at for more.
-const LOG_AGAIN: Duration = Duration::from_secs(1);
 
 /// Whose file is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,31 +243,101 @@ async fn log(
             whose.noun()
         )));
     }
-    let mut count = tail.unwrap_or(-1);
-    let mut last: Option<LogMessage> = None;
+    let wanted = (
+        Vec::<LogMessageType>::new(),
+        Vec::<String>::new(),
+        tail.unwrap_or(-1),
+    );
+    if follow {
+        return follow_log(admin, console, &logger, wanted).await;
+    }
+    let (prefix, messages): (String, Vec<LogMessage>) = admin
+        .call_of(&logger, "getLog", Mode::Normal, wanted)
+        .await
+        .map_err(no_facet)?;
+    let text: String = messages.iter().map(|m| line(m, &prefix)).collect();
+    console.print(&text)
+}
+
+/// What is wanted of a log: of which kinds, of which categories, and how many of the last.
+type Wanted = (Vec<LogMessageType>, Vec<String>, i32);
+
+/// Has a log told to a remote logger that is here, until the session has ended.
+async fn follow_log(
+    admin: &Admin,
+    console: &mut Console<'_>,
+    logger: &Proxy,
+    (kinds, categories, count): Wanted,
+) -> Result<()> {
+    let operation = "getAdminCallbackTemplate";
+    let template: Option<Proxy> = admin
+        .call_of(admin.session(), operation, Mode::Idempotent, ())
+        .await?;
+    let mut remote = template.ok_or(Fault::Nil(operation))?;
+    remote.identity.name = Uuid::new_v4().to_string();
+    let (tell, mut told) = mpsc::channel(1);
+    let here = Servants::new();
+    here.add(&remote.identity, "", Arc::new(RemoteLogger(tell)));
+    admin.set_dispatcher(Arc::new(here));
+    let params = (Some(remote), kinds, categories, count);
+    admin
+        .call_of::<()>(logger, "attachRemoteLogger", Mode::Normal, params)
+        .await?;
+    let mut prefix = String::new();
     loop {
-        let params = (Vec::<LogMessageType>::new(), Vec::<String>::new(), count);
-        let (prefix, messages): (String, Vec<LogMessage>) = admin
-            .call_of(&logger, "getLog", Mode::Normal, params)
-            .await
-            .map_err(no_facet)?;
-        // Those that were shown are before the last one shown, or forgotten.
-        let seen = last
-            .as_ref()
-            .and_then(|last| messages.iter().rposition(|message| message == last))
-            .map_or(0, |at| at + 1);
-        let text: String = messages
-            .iter()
-            .skip(seen)
-            .map(|message| line(message, &prefix))
-            .collect();
+        // Cancel safe: a channel and a watch lose nothing.
+        let messages = tokio::select! {
+            Some(told) = told.recv() => match told {
+                Told::Init(name, messages) => {
+                    prefix = name;
+                    messages
+                }
+                Told::Log(message) => vec![message],
+            },
+            () = admin.closed() => {
+                return Err(CommandError::new("the session with the registry has ended"));
+            }
+        };
+        let text: String = messages.iter().map(|m| line(m, &prefix)).collect();
         console.print(&text)?;
-        if !follow {
-            return Ok(());
-        }
-        last = messages.last().cloned().or(last);
-        count = -1;
-        tokio::time::sleep(LOG_AGAIN).await;
+    }
+}
+
+/// What a remote logger is told.
+enum Told {
+    /// What stands before messages, and those that there are.
+    Init(String, Vec<LogMessage>),
+    /// One more.
+    Log(LogMessage),
+}
+
+/// Hands on what it is told; whoever tells it waits until there is room.
+struct RemoteLogger(mpsc::Sender<Told>);
+
+impl Servant for RemoteLogger {
+    fn types(&self) -> &[&str] {
+        &["::Ice::RemoteLogger"]
+    }
+
+    fn dispatch(&self, incoming: &Incoming<'_>, responder: Responder<'_>) -> Served {
+        let params = &incoming.request.params;
+        let told = match incoming.target().operation {
+            "init" => params
+                .decode()
+                .map(|(prefix, messages)| Told::Init(prefix, messages)),
+            "log" => params.decode().map(Told::Log),
+            _ => return responder.missing(Missing::Operation),
+        };
+        let told = match told {
+            Ok(told) => told,
+            Err(error) => return responder.malformed(&error),
+        };
+        let (to, encoding) = (self.0.clone(), responder.encoding());
+        responder.later(async move {
+            // Nobody follows any more.
+            let _ = to.send(told).await;
+            Answer::done(encoding, |_| {})
+        })
     }
 }
 

@@ -9,6 +9,9 @@ import Ice
 
 
 class Echo(Ice.Object):
+    def ice_ping(self, current=None):
+        current.adapter.getCommunicator().getLogger().trace("Echo", "is pinged")
+
     def ice_ids(self, current=None):
         return ["::Demo::Echo", "::Ice::Object"]
 
