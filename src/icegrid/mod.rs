@@ -17,6 +17,7 @@ mod locate;
 mod locator;
 mod observers;
 mod operation;
+mod placement;
 mod registration;
 mod registry;
 mod relay;

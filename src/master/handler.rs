@@ -173,6 +173,7 @@ impl ClientHandler {
                     group,
                     agent,
                     client,
+                    entry: None,
                 };
                 Ok(self.explain(&facts).await)
             }
