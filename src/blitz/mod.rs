@@ -154,9 +154,9 @@ pub fn run(options: &Options) -> Result<(), BlitzError> {
         .build()
         .map_err(BlitzError::Process)?;
     let served = runtime.block_on(async {
-        let (stop, stopping) = watch::channel(false);
+        let stop = watch::Sender::new(false);
         let mut pipe = tokio::net::UnixStream::from_std(stop_pipe).map_err(BlitzError::Process)?;
-        let serving = serve(setup, stopping, || ready(notify));
+        let serving = serve(setup, stop.clone(), || ready(notify));
         tokio::pin!(serving);
         tokio::select! {
             // Cancel safe: `serving` is polled on below, and of the pipe only the fact counts that something came.
@@ -241,14 +241,15 @@ pub fn probe(target: ProbeTarget, make: bool, options: &Options) -> Result<Findi
     ))
 }
 
-/// Serves until `stop` becomes true; calls `ready` once requests are answered.
+/// Serves until `to_stop` is sent true, which may also be asked for over Ice; calls `ready` once requests are answered.
 ///
 /// When the database can no longer be written, or can be again, everything is opened anew: sessions go on in the other place.
 async fn serve(
     setup: Setup,
-    stop: watch::Receiver<bool>,
+    to_stop: watch::Sender<bool>,
     ready: impl FnOnce(),
 ) -> Result<(), BlitzError> {
+    let stop = to_stop.subscribe();
     let run_dir = RunDir::create(setup.paths.state()).map_err(BlitzError::RunDir)?;
     let address = run_dir.socket(Address::Blitz(&setup.server));
     // Held until this function ends; the kernel releases it with the process.
@@ -281,7 +282,7 @@ async fn serve(
         tokio::task::spawn_blocking(move || workshop.prepare().is_ok());
     }
     let uuid = Uuid::new_v4().to_string();
-    let face = Face::open(&setup.server, &uuid, &setup.settings.all)
+    let face = Face::open(&setup.server, &uuid, &setup.settings.all, to_stop)
         .await
         .map_err(BlitzError::Ice)?;
     let door = face.as_ref().map(Face::door);

@@ -4,7 +4,7 @@
 //! memory first, so that a session whose time is over never answers; its end is owed to the store until it is written.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -42,7 +42,7 @@ pub(crate) struct Blitz {
     /// Drawn at each start of the process.
     pub(super) uuid: String,
     pub(super) paths: Paths,
-    settings: RwLock<Arc<Settings>>,
+    settings: watch::Sender<Arc<Settings>>,
     pub(super) clock: Clock,
     pub(super) store: StoreHandle,
     pub(super) lease: Lease,
@@ -115,7 +115,7 @@ impl Blitz {
             server: parts.server,
             uuid: parts.uuid,
             paths: parts.paths,
-            settings: RwLock::new(Arc::new(parts.settings)),
+            settings: watch::Sender::new(Arc::new(parts.settings)),
             clock: parts.clock,
             store: parts.store,
             lease: parts.lease,
@@ -162,27 +162,36 @@ impl Blitz {
 
     /// Returns the settings as they are now.
     pub(super) fn settings(&self) -> Arc<Settings> {
-        let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
-        settings.clone()
+        self.settings.borrow().clone()
+    }
+
+    /// Returns what tells when they have changed.
+    pub(super) fn settings_changes(&self) -> watch::Receiver<Arc<Settings>> {
+        self.settings.subscribe()
     }
 
     /// Takes other values for what may change while it runs; what began with the old ones keeps them.
     pub(super) fn configure(&self, live: BTreeMap<String, String>) -> Result<(), Refusal> {
-        let mut settings = self
-            .settings
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        let changed = settings
-            .with(live)
-            .map_err(|error| Refusal::new(RefusalKind::Invalid, chain(&error)))?;
-        if **settings != changed {
-            if settings.log_level != changed.log_level {
-                telemetry::set_filter(changed.log_level.as_deref().unwrap_or("info"));
+        let mut outcome = Ok(());
+        self.settings.send_if_modified(|settings| {
+            let changed = match settings.with(live) {
+                Ok(changed) => changed,
+                Err(error) => {
+                    outcome = Err(Refusal::new(RefusalKind::Invalid, chain(&error)));
+                    return false;
+                }
+            };
+            let differs = **settings != changed;
+            if differs {
+                if settings.log_level != changed.log_level {
+                    telemetry::set_filter(changed.log_level.as_deref().unwrap_or("info"));
+                }
+                info!(server = %self.server, "took up changed properties");
+                *settings = Arc::new(changed);
             }
-            info!(server = %self.server, "took up changed properties");
-            *settings = Arc::new(changed);
-        }
-        Ok(())
+            differs
+        });
+        outcome
     }
 
     /// Returns how the Blitz is.

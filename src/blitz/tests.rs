@@ -46,10 +46,10 @@ impl Place {
     }
 
     async fn start(&self, properties: &str) -> Running {
-        let (stop, stopping) = watch::channel(false);
+        let stop = watch::Sender::new(false);
         let (ready, is_ready) = oneshot::channel();
         let setup = self.setup(properties);
-        let task = tokio::spawn(serve(setup, stopping, move || {
+        let task = tokio::spawn(serve(setup, stop.clone(), move || {
             ready.send(()).unwrap();
         }));
         is_ready.await.expect("the Blitz starts");
@@ -529,8 +529,8 @@ async fn rubbish_on_the_socket_harms_nobody_else() {
 async fn a_second_process_of_one_server_is_refused() {
     let place = Place::new();
     let blitz = place.start("").await;
-    let (_stop, stopping) = watch::channel(false);
-    let second = serve(place.setup(""), stopping, || panic!("ready")).await;
+    let stop = watch::Sender::new(false);
+    let second = serve(place.setup(""), stop, || panic!("ready")).await;
     assert!(
         matches!(second, Err(BlitzError::Running { .. })),
         "{second:?}"
@@ -546,8 +546,8 @@ async fn a_damaged_store_is_refused_and_kept() {
     let path = paths(&place.temp).store();
     let damaged = b"not what it was\n".repeat(512);
     fs::write(&path, &damaged).unwrap();
-    let (_stop, stopping) = watch::channel(false);
-    let refused = serve(place.setup(""), stopping, || panic!("ready")).await;
+    let stop = watch::Sender::new(false);
+    let refused = serve(place.setup(""), stop, || panic!("ready")).await;
     assert!(
         matches!(refused, Err(BlitzError::Store(StoreError::Corrupt { .. }))),
         "{refused:?}"

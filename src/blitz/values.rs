@@ -104,6 +104,11 @@ fn visible(key: &str) -> Visible {
     }
 }
 
+/// Returns whether nobody may see the value of a property.
+pub(super) fn is_hidden(key: &str) -> bool {
+    visible(key) == Visible::Nobody
+}
+
 fn canonical(key: &str) -> &str {
     let alias = ALIASES.iter().find(|(alias, _)| *alias == key);
     alias.map_or(key, |(_, key)| key)

@@ -15,6 +15,7 @@ use super::admin::Admin;
 use super::locate::{Circumstances, Found, find};
 use super::locator::{Finder, Locator, Query};
 use super::observers::Version;
+use super::placement::Placement;
 use super::registration::LocatorRegistry;
 use super::registry::Registry;
 use super::relay;
@@ -27,6 +28,7 @@ use crate::ice::net::{
     Settings as NetSettings,
 };
 use crate::ice::{Address, Encoding, Endpoint, Identity, Proxy, Reference};
+use crate::ipc::message::blitz::PLACEMENT;
 use crate::master::Handle;
 use crate::model::{NodeName, NodeState, ServerId};
 use crate::sys::ports::{self, Program};
@@ -474,6 +476,7 @@ impl Face {
             category: "Ice".to_owned(),
         };
         servants.add(&finder, "", Arc::new(Finder(grid.clone())));
+        servants.add(&placement(), "", Arc::new(Placement(grid.clone())));
         Ok(Self { adapters, grid })
     }
 
@@ -518,10 +521,19 @@ impl Face {
         };
         behind.shutdown().await;
         // The servants and what they share refer to each other.
+        self.grid.servants.remove_all(&placement());
         for own in self.grid.own_objects() {
             self.grid.servants.remove_all(&own.identity);
         }
         self.grid.client.close().await;
+    }
+}
+
+fn placement() -> Identity {
+    let (name, category) = PLACEMENT;
+    Identity {
+        name: name.to_owned(),
+        category: category.to_owned(),
     }
 }
 

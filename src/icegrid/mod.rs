@@ -20,6 +20,7 @@ mod locator;
 mod logger;
 mod observers;
 mod operation;
+mod placement;
 mod registration;
 mod registry;
 mod relay;

@@ -1,10 +1,11 @@
 //! What faces of the grid are given: looks at the registry and the status, commands to the core, and the ways to nodes and Blitzes.
 
-use std::sync::{Arc, RwLockReadGuard};
+use std::sync::{Arc, RwLockReadGuard, Weak};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::allocation::Facts;
 use super::core::{Command, Edition};
 use super::desired::{Deployed, Desired, DynamicAdapter, DynamicObject};
 use super::handler::{lost, no_server, strange};
@@ -281,6 +282,29 @@ impl Handle {
             let _ = tokio::time::timeout(ON_ITS_WAY, waited).await;
         }
         Ok(outcome)
+    }
+
+    /// Chooses the Blitz for a session of this user, who has reached `entry`; waits where none takes it now.
+    pub async fn place(
+        &self,
+        entry: &ServerId,
+        user: &str,
+        group: &str,
+        agent: &str,
+        client: &str,
+    ) -> Result<ServerId, Refusal> {
+        let places = self.shared.places.get().and_then(Weak::upgrade);
+        let places = places.ok_or_else(|| {
+            Refusal::new(RefusalKind::Unavailable, "the master does not serve yet")
+        })?;
+        let facts = Facts {
+            user: user.to_owned(),
+            group: group.to_owned(),
+            agent: agent.to_owned(),
+            client: client.to_owned(),
+            entry: Some(entry.clone()),
+        };
+        places.choose(&facts).await
     }
 
     /// Remembers, durably, where an adapter listens that is not deployed; or forgets it.

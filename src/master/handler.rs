@@ -178,6 +178,7 @@ impl ClientHandler {
                     group,
                     agent,
                     client,
+                    entry: None,
                 };
                 Ok(self.explain(&facts).await)
             }

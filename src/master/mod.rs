@@ -381,6 +381,7 @@ impl Master {
             upgrade: Arc::new(plan),
             upgrading: tokio::sync::Mutex::default(),
         });
+        let _ = shared.places.set(Arc::downgrade(&handler));
         let mut front = Front::open(self.listener, handler.clone());
         tasks.spawn(obey_signals(signals, commands.clone()));
         tasks.spawn(configuration::watch(

@@ -34,6 +34,9 @@ const TRIES: usize = 8;
 /// How long a Blitz that did not take a session is left alone, unless something changes earlier.
 const SECOND_THOUGHT: Duration = Duration::from_secs(1);
 
+/// How long a session that others open may take until its Blitz counts it: a password is checked meanwhile.
+const OPENED: Duration = Duration::from_secs(2);
+
 /// How many creations may wait at once.
 const MAX_WAITING: usize = 10_000;
 
@@ -46,10 +49,12 @@ pub(crate) struct Allocator {
     /// How busy the hosts are.
     loads: Loads,
     /// Sessions that are being opened, by Blitz: its own count does not have them yet.
-    in_flight: Mutex<BTreeMap<ServerId, u64>>,
-    /// One question to each Blitz that is silent, which waits for as long as it takes.
-    probes: Mutex<JoinSet<()>>,
+    in_flight: InFlight,
+    /// What nobody waits for: one question to each Blitz that is silent, for as long as it takes, and sessions that others open.
+    behind: Mutex<JoinSet<()>>,
 }
+
+type InFlight = Arc<Mutex<BTreeMap<ServerId, u64>>>;
 
 impl Allocator {
     fn in_flight(&self) -> MutexGuard<'_, BTreeMap<ServerId, u64>> {
@@ -58,8 +63,10 @@ impl Allocator {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn probes(&self) -> MutexGuard<'_, JoinSet<()>> {
-        self.probes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn behind(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        while behind.try_join_next().is_some() {}
+        behind.spawn(work);
     }
 
     /// Decides, and counts what is decided as being opened.
@@ -81,24 +88,32 @@ impl Allocator {
     }
 
     /// Counts a session as being opened.
-    fn take_off(&self, server: ServerId) -> Flight<'_> {
+    fn take_off(&self, server: ServerId) -> Flight {
         *self.in_flight().entry(server.clone()).or_default() += 1;
+        self.flight(server)
+    }
+
+    /// Returns what has been counted already.
+    fn flight(&self, server: ServerId) -> Flight {
         Flight {
-            allocator: self,
+            in_flight: self.in_flight.clone(),
             server,
         }
     }
 }
 
 /// A session that is being opened, for as long as the value lives.
-struct Flight<'a> {
-    allocator: &'a Allocator,
+struct Flight {
+    in_flight: InFlight,
     server: ServerId,
 }
 
-impl Drop for Flight<'_> {
+impl Drop for Flight {
     fn drop(&mut self) {
-        let mut in_flight = self.allocator.in_flight();
+        let mut in_flight = self
+            .in_flight
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = in_flight.get_mut(&self.server) {
             *count -= 1;
             if *count == 0 {
@@ -137,6 +152,7 @@ impl ClientHandler {
             group: create.group.clone(),
             agent: create.agent.clone(),
             client: create.ip.clone(),
+            entry: None,
         };
         let mut tried = Vec::new();
         let mut deadline = None;
@@ -166,6 +182,17 @@ impl ClientHandler {
                 return Err(refusal);
             }
         }
+    }
+
+    /// Chooses the Blitz for a session that somebody else will open, and counts it as being opened there for a moment.
+    pub(super) async fn choose(&self, facts: &Facts) -> Result<ServerId, Refusal> {
+        let flight = self.allocate(facts, &[], &mut None).await?;
+        let server = flight.server.clone();
+        self.allocator.behind(async move {
+            tokio::time::sleep(OPENED).await;
+            drop(flight);
+        });
+        Ok(server)
     }
 
     fn opened(&self, server: ServerId, reply: blitz::Reply) -> Result<Placed, Refusal> {
@@ -234,7 +261,7 @@ impl ClientHandler {
         facts: &Facts,
         tried: &[ServerId],
         deadline: &mut Option<Instant>,
-    ) -> Result<Flight<'_>, Refusal> {
+    ) -> Result<Flight, Refusal> {
         let mut snapshots = self.shared.snapshot.subscribe();
         let mut waiting = None;
         loop {
@@ -244,12 +271,7 @@ impl ClientHandler {
             let verdict = self.allocator.decide(facts, &snapshot.world, tried);
             debug!(user = ?facts.user, steps = ?verdict.steps, "placed a session");
             let why = match verdict.decision {
-                Decision::Use(server) => {
-                    return Ok(Flight {
-                        allocator: &self.allocator,
-                        server,
-                    });
-                }
+                Decision::Use(server) => return Ok(self.allocator.flight(server)),
                 Decision::Full(why, full) => {
                     let max = snapshot.world.policy.max_sessions.unwrap_or_default();
                     return match self.room(&full, tried, max).await {
@@ -374,9 +396,7 @@ impl ClientHandler {
         let link = snapshot
             .node_of(&server)
             .and_then(|node| self.shared.link(node));
-        let mut probes = self.allocator.probes();
-        while probes.try_join_next().is_some() {}
-        probes.spawn(async move {
+        self.allocator.behind(async move {
             if let Some(link) = link {
                 let request = node::Request::Blitz {
                     server: server.clone(),
@@ -401,10 +421,7 @@ impl ClientHandler {
         let server = match verdict.decision {
             Decision::Use(server) => {
                 // Nothing is opened.
-                drop(Flight {
-                    allocator: &self.allocator,
-                    server: server.clone(),
-                });
+                drop(self.allocator.flight(server.clone()));
                 Some(server)
             }
             Decision::Wait(_) | Decision::Full(..) => None,
@@ -424,10 +441,7 @@ impl ClientHandler {
             .decision
         {
             Decision::Use(server) => {
-                drop(Flight {
-                    allocator: &self.allocator,
-                    server: server.clone(),
-                });
+                drop(self.allocator.flight(server.clone()));
                 Some(server)
             }
             Decision::Wait(_) | Decision::Full(..) => None,
@@ -493,10 +507,7 @@ mod tests {
                 let Decision::Use(server) = verdict.decision else {
                     panic!("{verdict:?}");
                 };
-                Flight {
-                    allocator: &allocator,
-                    server,
-                }
+                allocator.flight(server)
             })
             .collect();
         let counts: Vec<u64> = allocator.in_flight().values().copied().collect();

@@ -56,7 +56,7 @@ pub struct Object {
     pub type_id: String,
     /// Its proxy.
     pub proxy: Proxy,
-    /// The server that has it, or any of a group's; none for one that was added by hand.
+    /// Whether it comes with a server, and was not added by hand.
     pub deployed: bool,
     /// The server that has it, where it is one.
     pub server: Option<ServerId>,
@@ -90,6 +90,10 @@ pub struct Host {
     pub process: Option<Proxy>,
     /// The ids of its adapters.
     adapters: Vec<String>,
+    /// The adapter through which a built-in Blitz is one of OMERO's.
+    blitz_adapter: Option<String>,
+    /// The object by which the other Blitzes ask whether it lives, and of which process: there while that is.
+    cluster_node: Option<(Identity, Option<u32>)>,
 }
 
 /// Everything that is registered.
@@ -193,11 +197,17 @@ impl Registry {
                 state: ServerState::Inactive,
                 process: None,
                 adapters: Vec::new(),
+                blitz_adapter: None,
+                cluster_node: None,
             });
             host.node = placed.node.clone();
             host.activation = placed.descriptor.activation();
             host.enabled = wish.enabled;
             host.adapters.clear();
+            host.blitz_adapter = None;
+            // It is heard of again.
+            host.cluster_node = None;
+            let is_blitz = placed.descriptor.is_builtin_blitz();
             for adapter in adapters_of(&placed.descriptor) {
                 host.adapters.push(adapter.id.clone());
                 for object in &adapter.allocatables {
@@ -219,6 +229,9 @@ impl Registry {
                         whole: placed.descriptor.allocatable,
                     };
                     self.allocatables.entry(identity).or_insert(allocatable);
+                }
+                if is_blitz && adapter.name == "BlitzAdapter" {
+                    host.blitz_adapter = Some(adapter.id.clone());
                 }
                 let known = old.get(&adapter.id);
                 let proxy = known
@@ -353,10 +366,61 @@ impl Registry {
             changed |= adapter.proxy != proxy;
             adapter.proxy = proxy;
         }
+        changed |= self.ring(report);
         if changed {
             self.revision += 1;
         }
         changed
+    }
+
+    /// Has the object `ClusterNode/UUID` of a built-in Blitz come and go with its process. Returns whether that has changed anything.
+    ///
+    /// OMERO's own Blitzes add theirs by hand, and whoever finds a dead one takes it away. It stays while the Blitz only says nothing.
+    fn ring(&mut self, report: &ServerReport) -> bool {
+        let Some(host) = self.servers.get_mut(&report.id) else {
+            return false;
+        };
+        let adapter = host.blitz_adapter.as_ref();
+        let at = adapter.and_then(|id| self.adapters.get(id)?.proxy.as_ref());
+        let now = at.and_then(|at| {
+            let uuid = report.blitz.as_ref().map(|blitz| Identity {
+                name: blitz.uuid.clone(),
+                category: "ClusterNode".to_owned(),
+            });
+            let known = host.cluster_node.as_ref();
+            let known = known.filter(|(_, pid)| *pid == report.pid);
+            let identity = uuid.or_else(|| known.map(|(identity, _)| identity.clone()))?;
+            let reference = at.reference.clone();
+            let proxy = Proxy {
+                encoding: at.encoding,
+                ..Proxy::new(identity.clone(), reference)
+            };
+            Some((identity, proxy))
+        });
+        let known = host.cluster_node.as_ref();
+        let known = known.and_then(|(id, _)| Some((id, &self.objects.get(id)?.proxy)));
+        if known == now.as_ref().map(|(identity, proxy)| (identity, proxy)) {
+            return false;
+        }
+        let before = std::mem::replace(
+            &mut host.cluster_node,
+            now.as_ref()
+                .map(|(identity, _)| (identity.clone(), report.pid)),
+        );
+        if let Some((before, _)) = before {
+            self.objects.remove(&before);
+        }
+        if let Some((identity, proxy)) = now {
+            let object = Object {
+                type_id: "::omero::grid::ClusterNode".to_owned(),
+                proxy,
+                deployed: true,
+                // A disabled Blitz lives on, and has to be found.
+                server: None,
+            };
+            self.objects.insert(identity, object);
+        }
+        true
     }
 
     /// Forgets what a server has registered: its node is down, and so is the server.
@@ -366,6 +430,9 @@ impl Registry {
         };
         host.state = ServerState::Inactive;
         host.process = None;
+        if let Some((gone, _)) = host.cluster_node.take() {
+            self.objects.remove(&gone);
+        }
         for id in &host.adapters {
             if let Some(adapter) = self.adapters.get_mut(id) {
                 adapter.proxy = None;

@@ -126,6 +126,7 @@ impl ClientHandler {
             group: row.group.clone(),
             agent: row.agent.clone(),
             client: row.ip.clone(),
+            entry: None,
         };
         let Some(successor) = self.successor(&facts, std::slice::from_ref(owner)) else {
             return Ok(Taken::Nobody);

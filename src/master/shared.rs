@@ -1,12 +1,13 @@
 //! What the master's tasks share: the published status, the links to the nodes, the session directory.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLockReadGuard, Weak};
 
 use tokio::sync::{RwLock, watch};
 
 use super::allocation::World;
 use super::directory::Directory;
+use super::handler::ClientHandler;
 use super::registry::Registry;
 use crate::ipc::Client;
 use crate::ipc::message::client::GridStatus;
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     /// True once nothing is carried out any more, because another program takes over.
     pub(crate) leaving: watch::Sender<bool>,
     directory: Mutex<Directory>,
+    /// Who chooses Blitzes for new sessions, once the master serves.
+    pub(crate) places: OnceLock<Weak<ClientHandler>>,
     registry: std::sync::RwLock<Registry>,
     /// Changes when the registry has.
     pub(crate) registered: watch::Sender<u64>,
@@ -75,6 +78,7 @@ impl Shared {
             gate: Arc::default(),
             leaving: watch::Sender::new(false),
             directory: Mutex::default(),
+            places: OnceLock::new(),
             registry: std::sync::RwLock::default(),
             registered: watch::Sender::new(0),
         }

@@ -42,12 +42,22 @@ struct Server {
     assigned: Assigned,
 }
 
-/// Returns the properties that a running process may be told, the last of a name.
-fn live_properties(descriptor: &ServerDescriptor) -> BTreeMap<String, String> {
+/// Returns the properties that a running process may be told, the last of a name, and where the registry is, unless it has its own.
+fn live_properties(
+    descriptor: &ServerDescriptor,
+    locator: Option<String>,
+) -> BTreeMap<String, String> {
+    const LOCATOR: &str = "Ice.Default.Locator";
     let properties = descriptor.property_set.properties.iter();
+    let own = descriptor.property_set.get(LOCATOR).is_some();
     properties
         .filter(|(name, _)| config::is_live(name.strip_suffix(".blitz").unwrap_or(name)))
         .cloned()
+        .chain(
+            locator
+                .filter(|_| !own)
+                .map(|locator| (LOCATOR.to_owned(), locator)),
+        )
         .collect()
 }
 
@@ -128,7 +138,7 @@ impl Supervisor {
         } else {
             BTreeMap::new()
         };
-        // For processes that are started from now on; those that run have theirs in their configuration.
+        // For processes that are started from now on; those that run have theirs in their configuration, but for Blitzes, which are told.
         *self
             .context
             .locator
@@ -161,7 +171,13 @@ impl Supervisor {
                 .servers
                 .iter()
                 .filter(|server| server.descriptor.is_builtin_blitz())
-                .map(|server| (server.id.clone(), live_properties(&server.descriptor)))
+                .map(|server| {
+                    let locator = self.context.locator();
+                    (
+                        server.id.clone(),
+                        live_properties(&server.descriptor, locator),
+                    )
+                })
                 .collect(),
         );
         self.remove_others(&wanted).await;

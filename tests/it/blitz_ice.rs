@@ -13,12 +13,26 @@ use crate::ice_peer::{FOLDER, Program, has};
 
 const ROUTER: &str = "/usr/bin/glacier2router";
 
-fn has_peers() -> bool {
+pub(crate) fn has_peers() -> bool {
     has("/usr/bin/python3", &["-c", "import Ice, Glacier2"]) && has(ROUTER, &["--version"])
 }
 
-/// A grid with Blitzes in a replica group, a registry on a port of its own, and a router on this port.
-fn grid(blitzes: usize, router: Option<u16>) -> Grid {
+/// A grid with Blitzes of these properties in a replica group, a registry on a port of its own, and a router on this port.
+pub(crate) fn grid(blitzes: usize, router: Option<u16>, properties: &[(&str, &str)]) -> Grid {
+    let mut grid = Grid::new(&descriptor(blitzes, router, properties));
+    grid.set("OMERO_GRID_REGISTRY_ENDPOINTS", "tcp -h 127.0.0.1 -p 0");
+    grid
+}
+
+fn property(name: &str, value: &str) -> String {
+    format!(r#"<property name="{name}" value="{value}"/>"#)
+}
+
+fn descriptor(blitzes: usize, router: Option<u16>, properties: &[(&str, &str)]) -> String {
+    let properties: String = properties
+        .iter()
+        .map(|(name, value)| property(name, value))
+        .collect();
     let blitzes: String = (0..blitzes)
         .map(|n| {
             format!(
@@ -28,6 +42,7 @@ fn grid(blitzes: usize, router: Option<u16>) -> Grid {
                      <properties>
                        <property name="omero.grid.ready" value="notify"/>
                        <property name="omero.data.dir" value="var/data"/>
+                       {properties}
                      </properties>
                    </server>"#
             )
@@ -45,13 +60,13 @@ fn grid(blitzes: usize, router: Option<u16>) -> Grid {
             ("Ice.Admin.Endpoints", ""),
         ]
         .iter()
-        .map(|(name, value)| format!(r#"<property name="{name}" value="{value}"/>"#))
+        .map(|(name, value)| property(name, value))
         .collect();
         format!(
             r#"<server id="Glacier2" exe="{ROUTER}" activation="always"><properties>{properties}</properties></server>"#
         )
     });
-    let text = format!(
+    format!(
         r#"<icegrid><application name="OMERO">
              <replica-group id="BlitzAdapters">
                <load-balancing type="round-robin" n-replicas="1"/>
@@ -61,19 +76,21 @@ fn grid(blitzes: usize, router: Option<u16>) -> Grid {
              <node name="master">{blitzes}{}</node>
            </application></icegrid>"#,
         router.unwrap_or_default()
-    );
-    let mut grid = Grid::new(&text);
-    grid.set("OMERO_GRID_REGISTRY_ENDPOINTS", "tcp -h 127.0.0.1 -p 0");
-    grid
+    )
 }
 
-fn locator(grid: &Grid) -> String {
+fn free_port() -> u16 {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    free.local_addr().unwrap().port()
+}
+
+pub(crate) fn locator(grid: &Grid) -> String {
     let status = grid.status();
     status["registry"]["locator"].as_str().unwrap().to_owned()
 }
 
 /// Starts a client of ZeroC's.
-fn client(name: &str, at: &str) -> Program {
+pub(crate) fn client(name: &str, at: &str) -> Program {
     let mut command = Command::new("/usr/bin/python3");
     command
         .arg(format!("{FOLDER}/login.py"))
@@ -86,7 +103,7 @@ fn client(name: &str, at: &str) -> Program {
 
 /// Asks until something other than a failure to find or reach is answered: Blitzes register beside the start of the grid.
 #[track_caller]
-fn ask_until(grid: &Grid, client: &mut Program, line: &str, begins: &str) -> String {
+pub(crate) fn ask_until(grid: &Grid, client: &mut Program, line: &str, begins: &str) -> String {
     grid.wait(&format!("{begins:?} to {line:?}"), || {
         Some(client.ask(line)).filter(|answer| answer.starts_with(begins))
     })
@@ -105,6 +122,41 @@ fn sessions(grid: &Grid) -> BTreeMap<String, Value> {
     .collect()
 }
 
+/// Waits until every Blitz can be found by its adapter.
+pub(crate) fn wait_for_adapters(grid: &Grid, client: &mut Program, blitzes: usize) {
+    for n in 0..blitzes {
+        let server = format!("Blitz-{n}");
+        let status = grid.server(&server).unwrap();
+        let uuid = status["blitz"]["uuid"].as_str().unwrap();
+        let ask = format!("node {server}.BlitzAdapter {uuid}");
+        ask_until(grid, client, &ask, &format!("node {uuid}"));
+    }
+}
+
+/// Logs root in: the password is checked at one Blitz, the session created at another. Returns the answer, and whose it is.
+#[track_caller]
+fn log_in(
+    grid: &Grid,
+    client: &mut Program,
+    check_at: usize,
+    create_at: usize,
+) -> (String, String) {
+    let password = grid.root_password().trim().to_owned();
+    let check = format!("check Blitz-{check_at}.BlitzAdapter root {password}");
+    assert_eq!(client.ask(&check).trim_end(), "checked True");
+    let answer = client.ask(&format!("create Blitz-{create_at}.BlitzAdapter root"));
+    assert!(answer.starts_with("session "), "{answer}");
+    assert_eq!(client.ask("keep"), "kept True");
+    let server = sessions(grid)[uuid_of(&answer)]["server"].clone();
+    (answer, server.as_str().unwrap().to_owned())
+}
+
+/// Returns where a session's proxy leads.
+fn port_of(answer: &str) -> &str {
+    let port = answer.split(" -p ").nth(1).unwrap();
+    port.split(' ').next().unwrap()
+}
+
 #[track_caller]
 fn uuid_of(answer: &str) -> &str {
     answer.split(' ').nth(2).unwrap()
@@ -115,11 +167,8 @@ fn a_client_logs_in_through_a_stock_router_and_stays_where_its_session_is() {
     if !has_peers() {
         return;
     }
-    let port = {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        free.local_addr().unwrap().port()
-    };
-    let grid = grid(2, Some(port));
+    let port = free_port();
+    let grid = grid(2, Some(port), &[]);
     grid.start();
     let password = grid.root_password().trim().to_owned();
     let at = format!("OMERO.Glacier2/router:tcp -h 127.0.0.1 -p {port}");
@@ -151,7 +200,7 @@ fn a_client_logs_in_through_a_stock_router_and_stays_where_its_session_is() {
             (&session["user"], &session["agent"]),
             (&"root".into(), &"peer".into())
         );
-        let port = answer.split(" -p ").nth(1).unwrap().split(' ').next();
+        let port = port_of(answer);
         let server = session["server"].as_str().unwrap();
         assert_eq!(*ports.entry(server).or_insert(port), port, "{answers:?}");
     }
@@ -215,17 +264,11 @@ fn nobody_has_a_session_for_reaching_the_port_and_a_drained_blitz_passes_logins_
     if !has_peers() {
         return;
     }
-    let grid = grid(2, None);
+    let grid = grid(2, None, &[]);
     grid.start();
     let password = grid.root_password().trim().to_owned();
     let mut one = client("one", &locator(&grid));
-    for n in 0..2 {
-        let server = format!("Blitz-{n}");
-        let status = grid.server(&server).unwrap();
-        let uuid = status["blitz"]["uuid"].as_str().unwrap();
-        let ask = format!("node {server}.BlitzAdapter {uuid}");
-        ask_until(&grid, &mut one, &ask, &format!("node {uuid}"));
-    }
+    wait_for_adapters(&grid, &mut one, 2);
     let create = "create Blitz-0.BlitzAdapter root";
     let refused = one.ask(create);
     assert!(
@@ -270,4 +313,115 @@ fn nobody_has_a_session_for_reaching_the_port_and_a_drained_blitz_passes_logins_
     );
     assert_ne!(again, passed, "another process listens elsewhere");
     assert_eq!(one.ask("keep"), "kept True");
+}
+
+#[test]
+fn a_login_ends_where_redirect_drains_and_routes_send_it_whichever_blitz_it_reaches() {
+    if !has_peers() {
+        return;
+    }
+    let config = ("omero.cluster.redirector", "configRedirector");
+    let grid = grid(2, None, &[config]);
+    grid.start();
+    let mut one = client("one", &locator(&grid));
+    wait_for_adapters(&grid, &mut one, 2);
+    let all_at = |one: &mut Program, server: &str| -> Vec<String> {
+        let ways = [(0, 0), (0, 1), (1, 0), (1, 1)];
+        let answers = ways.map(|(check, create)| {
+            let (answer, at) = log_in(&grid, one, check, create);
+            assert_eq!(at, server, "checked at {check}, created at {create}");
+            answer
+        });
+        answers.to_vec()
+    };
+    grid.run("redirect set Blitz-1").ok();
+    let answers = all_at(&mut one, "Blitz-1");
+    let ports: Vec<&str> = answers.iter().map(|answer| port_of(answer)).collect();
+    assert!(ports.iter().all(|port| *port == ports[0]), "{answers:?}");
+    let wrong = one.ask("check Blitz-0.BlitzAdapter root wrong");
+    assert_eq!(wrong, "checked False wrong user name or password");
+    let refused = one.ask("create Blitz-0.BlitzAdapter root");
+    assert!(refused.starts_with("cannot "), "{refused}");
+
+    // Sessions stay; only new ones go elsewhere.
+    grid.run("redirect set Blitz-0").ok();
+    let (at_zero, server) = log_in(&grid, &mut one, 1, 1);
+    assert_eq!(server, "Blitz-0");
+    assert_ne!(port_of(&at_zero), ports[0]);
+    let uuid = uuid_of(&answers[0]);
+    let join = format!("check Blitz-0.BlitzAdapter {uuid} {uuid}");
+    assert_eq!(one.ask(&join).trim_end(), "checked True");
+    let joined = one.ask(&format!("create Blitz-0.BlitzAdapter {uuid}"));
+    assert_eq!(joined, answers[0]);
+
+    // Disabled, it runs on, and takes no more of them; nor does one that is drained.
+    grid.run("server Blitz-0 disable").ok();
+    assert_eq!(log_in(&grid, &mut one, 0, 0).1, "Blitz-1");
+    grid.run("server Blitz-0 enable").ok();
+    grid.run("drain Blitz-1 --no-wait").ok();
+    assert_eq!(log_in(&grid, &mut one, 1, 1).1, "Blitz-0");
+    grid.run("undrain Blitz-1").ok();
+
+    // Without a redirector the Blitz that is reached keeps it, unless a route says otherwise.
+    grid.write("grid.xml", &descriptor(2, None, &[]));
+    grid.run("deploy grid.xml").ok();
+    assert_eq!(log_in(&grid, &mut one, 0, 0).1, "Blitz-0");
+    assert_eq!(log_in(&grid, &mut one, 1, 1).1, "Blitz-1");
+    let route = ("omero.grid.route.1", "agent=peer -> Blitz-0");
+    let escaped = [(route.0, &*route.1.replace('>', "&gt;"))];
+    grid.write("grid.xml", &descriptor(2, None, &escaped));
+    grid.run("deploy grid.xml").ok();
+    all_at(&mut one, "Blitz-0");
+    assert_eq!(grid.server("Blitz-0").unwrap()["restarts"], 0);
+
+    // While the master is away, who is reached takes it.
+    grid.kill9(grid.master_pid());
+    let password = grid.root_password().trim().to_owned();
+    let check = format!("check Blitz-1.BlitzAdapter root {password}");
+    assert_eq!(one.ask(&check).trim_end(), "checked True");
+    let answer = one.ask("create Blitz-1.BlitzAdapter root");
+    assert!(answer.starts_with("session "), "{answer}");
+    grid.run("start").ok();
+    grid.wait("the session in the list", || {
+        sessions(&grid).remove(uuid_of(&answer))
+    });
+    assert_eq!(sessions(&grid)[uuid_of(&answer)]["server"], "Blitz-1");
+}
+
+#[test]
+fn through_a_stock_router_too_a_session_is_made_by_the_redirect_and_is_one_like_any_other() {
+    if !has_peers() {
+        return;
+    }
+    let port = free_port();
+    let config = ("omero.cluster.redirector", "configRedirector");
+    let grid = grid(2, Some(port), &[config]);
+    grid.start();
+    grid.run("redirect set Blitz-1").ok();
+    let login = format!("login root {}", grid.root_password().trim());
+    let at = format!("OMERO.Glacier2/router:tcp -h 127.0.0.1 -p {port}");
+    let mut uuids = Vec::new();
+    let mut clients = Vec::new();
+    for name in ["a", "b", "c"] {
+        let mut client = client(name, &at);
+        let answer = ask_until(&grid, &mut client, &login, "session ");
+        let uuid = uuid_of(&answer).to_owned();
+        assert_eq!(sessions(&grid)[&uuid]["server"], "Blitz-1");
+        assert_eq!(client.ask("keep"), "kept True");
+        uuids.push(uuid);
+        clients.push(client);
+    }
+    // What happens to it is told as of one that a command has opened.
+    let native = grid.session();
+    for uuid in [&uuids[0], &native] {
+        grid.run(&format!("session move {uuid} Blitz-0")).ok();
+    }
+    let events = grid.json("events --kind session");
+    let events = events.as_array().unwrap();
+    let of = |uuid: &str| -> Vec<&Value> {
+        let of_session = events.iter().filter(|event| event["subject"] == uuid[..8]);
+        of_session.map(|event| &event["text"]).collect()
+    };
+    assert_eq!(of(&uuids[0]).len(), 1, "{events:?}");
+    assert_eq!(of(&uuids[0]), of(&native));
 }

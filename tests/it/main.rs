@@ -4,6 +4,7 @@
 mod allocation;
 mod bad_input;
 mod blitz_ice;
+mod blitz_registered;
 mod chaos;
 mod config;
 mod deploy;

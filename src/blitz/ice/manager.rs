@@ -7,7 +7,7 @@ use tracing::{debug, info};
 
 use super::Door;
 use super::answer::{done, failed, params, proxy, results, thrown};
-use super::peers::{context, pass_on, was_passed};
+use super::peers::{context, was_passed};
 use super::session;
 use super::tickets::Grant;
 use super::types::{CannotCreateSessionException, WrappedCreateSessionException};
@@ -26,6 +26,15 @@ const TOLD: Duration = Duration::from_secs(5);
 
 /// What is said while there is no Blitz behind the door.
 pub(super) const TURNS: &str = "the Blitz is opening its database; try again";
+
+/// What is said to whoever has no ticket.
+const UNVERIFIED: &str = "no Blitz has verified this user and this client within the last minute";
+
+/// What is said when the Blitz does not answer that was to make the session.
+const WENT: &str = "the Blitz where the session belongs has gone; try again";
+
+/// After how many milliseconds OMERO's clients are to try again what may succeed then; they log in anew.
+const AGAIN: i64 = 1000;
 
 /// The session manager.
 pub(super) struct Manager(pub(super) Weak<Door>);
@@ -74,7 +83,7 @@ impl Door {
             return wrapped(call, reason, -1);
         };
         let Some(blitz) = self.blitz().await else {
-            return wrapped(call, TURNS, 1000);
+            return wrapped(call, TURNS, AGAIN);
         };
         let ticket = self.tickets().take(&user, client, blitz.clock.now().mono);
         let Some(grant) = ticket else {
@@ -84,9 +93,18 @@ impl Door {
         let created = match grant {
             Grant::User(row) => open(&blitz, call, row).await,
             Grant::Session(uuid) => join(&blitz, uuid).await,
+            Grant::Elsewhere(_) if was_passed(call) => return failed(UNVERIFIED),
+            Grant::Elsewhere(adapter) => {
+                let answer = self.pass_to(&adapter, call).await;
+                return answer.unwrap_or_else(|| wrapped(call, WENT, AGAIN));
+            }
         };
         let session = match created {
             Ok(session) => session,
+            // It was verified here a moment ago: the next login goes where sessions belong by now.
+            Err(refusal) if refusal.kind == RefusalKind::Unavailable => {
+                return wrapped(call, &refusal.message, AGAIN);
+            }
             Err(refusal) => return cannot(call, &refusal.message),
         };
         let uuid = session.uuid;
@@ -111,24 +129,24 @@ impl Door {
 
     /// Has another Blitz make the session: the one that has verified whose it will be.
     async fn create_elsewhere(&self, call: &Call) -> Answer {
-        let reason = "no Blitz has verified this user and this client within the last minute";
         if was_passed(call) {
-            return failed(reason);
+            return failed(UNVERIFIED);
         }
-        let elsewhere = pass_on(&self.settings, &self.client, call).await;
-        elsewhere.unwrap_or_else(|| cannot(call, reason))
+        let elsewhere = self.pass_on(call).await;
+        elsewhere.unwrap_or_else(|| cannot(call, UNVERIFIED))
     }
 
     /// Has the router let the client reach what belongs to its session.
     async fn widen(&self, control: &Proxy, client: &str, uuid: SessionId) -> Result<(), String> {
+        let registry = self.registry();
         let asking = async {
             let call = Call::new(control, "categories", Mode::Normal);
-            let answer = self.client.invoke(control, &call, None).await;
+            let answer = registry.call(control, &call, None).await;
             let set = proxy(&answer.map_err(|error| error.to_string())?)?;
             let call = Call::new(&set, "add", Mode::Idempotent).with(|writer| {
                 vec![session::category(client), uuid.reveal()].encode(writer);
             });
-            let answer = self.client.invoke(&set, &call, None).await;
+            let answer = registry.call(&set, &call, None).await;
             results::<()>(&answer.map_err(|error| error.to_string())?)
         };
         match tokio::time::timeout(TOLD, asking).await {

@@ -2,13 +2,15 @@
 //!
 //! This module owns the adapter, the objects in it, and who has shown a password lately. Sessions are the Blitz's own: it is asked as by any
 //! other client. The adapter lives as long as the process, so that what clients hold stays true when the database turns; proxies that are
-//! given out name this process and never the group. Nobody has a session for having reached the port: whoever may have one was verified here
-//! within the last minute (`tickets`).
+//! given out name this process and never the group. Nobody has a session for having reached the port: whoever may have one was verified
+//! within the last minute (`tickets`), by the Blitz where the session belongs (`peers`).
 
+mod admin;
 mod answer;
 mod manager;
 mod peers;
 mod registration;
+mod registry;
 mod ring;
 mod session;
 mod settings;
@@ -23,22 +25,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{info, warn};
 
+use self::admin::Admin;
+use self::peers::Belongs;
+use self::registration::Registered;
+use self::registry::Registry;
 use self::session::Object;
 use self::settings::Settings;
 use self::tickets::Tickets;
 use super::service::Blitz;
-use crate::ice::net::{Adapter, Client, ClientSettings, Servants};
+use crate::ice::net::{Adapter, Answer, Call, Servants};
 use crate::ice::{Endpoint, Identity, Proxy, Reference};
 use crate::ipc::message::blitz::Event;
 use crate::model::{ServerId, SessionId};
 
 /// How long a call waits for a Blitz whose database turns.
 const TURNING: Duration = Duration::from_secs(10);
-
-/// How long calls of others may take that say nothing else.
-const LIMIT: Duration = Duration::from_secs(30);
 
 /// What the objects of the adapter have in common.
 pub(super) struct Door {
@@ -47,7 +50,9 @@ pub(super) struct Door {
     /// Where this process listens.
     endpoints: Vec<Endpoint>,
     servants: Arc<Servants>,
-    client: Client,
+    /// The properties that the process has begun with.
+    properties: BTreeMap<String, String>,
+    registry: watch::Sender<Arc<Registry>>,
     /// The Blitz of this life; `None` between two.
     blitz: watch::Sender<Option<Weak<Blitz>>>,
     /// Becomes true when there will be none any more.
@@ -60,15 +65,17 @@ pub(super) struct Door {
 /// The adapter, and what is behind it.
 pub(super) struct Face {
     adapter: Adapter,
+    admin: Option<Admin>,
     door: Arc<Door>,
 }
 
 impl Face {
-    /// Listens, if the properties say where; answers nothing yet. `uuid` is OMERO's node UUID.
+    /// Listens, if the properties say where; answers nothing yet. `uuid` is OMERO's node UUID, `stop` is what ends the Blitz.
     pub(super) async fn open(
         server: &ServerId,
         uuid: &str,
         properties: &BTreeMap<String, String>,
+        stop: watch::Sender<bool>,
     ) -> Result<Option<Self>, IceError> {
         let Some(settings) = Settings::of(properties)? else {
             return Ok(None);
@@ -78,20 +85,13 @@ impl Face {
         let adapter = Adapter::bind(&settings.endpoints, net, servants.clone())
             .await
             .map_err(IceError::Bind)?;
-        let client = Client::new(ClientSettings {
-            connections: settings.net.clone(),
-            locator: Some(settings.locator.clone()),
-            // Others come and go, and are asked rarely.
-            located: Some(Duration::ZERO),
-            limit: Some(LIMIT),
-            ..ClientSettings::default()
-        });
         let door = Arc::new(Door {
             server: server.clone(),
             endpoints: adapter.endpoints().to_vec(),
+            properties: properties.clone(),
+            registry: watch::Sender::new(Arc::new(Registry::new(&settings))),
             settings,
             servants,
-            client,
             blitz: watch::Sender::new(None),
             ended: watch::Sender::new(false),
             tickets: Mutex::default(),
@@ -106,6 +106,7 @@ impl Face {
         };
         // The objects are in the door, which must not be kept by them.
         let me = Arc::downgrade(&door);
+        let admin = Admin::open(&door.settings, me.clone(), server, stop).await?;
         add(
             "BlitzVerifier",
             "",
@@ -117,7 +118,11 @@ impl Face {
             uuid: uuid.to_owned(),
         };
         add(uuid, "ClusterNode", Arc::new(node));
-        Ok(Some(Self { adapter, door }))
+        Ok(Some(Self {
+            adapter,
+            admin,
+            door,
+        }))
     }
 
     /// Returns what the lives of the Blitz are told to.
@@ -127,14 +132,23 @@ impl Face {
 
     /// Serves, and is in the registry as soon as that answers, until `stop` becomes true.
     pub(super) async fn serve(self, stop: watch::Receiver<bool>) {
-        let Self { adapter, door } = self;
+        let Self {
+            adapter,
+            admin,
+            door,
+        } = self;
         let endpoints: Vec<String> = door.endpoints.iter().map(ToString::to_string).collect();
         info!(server = %door.server, ?endpoints, "serves Ice");
-        let at = adapter.proxy(Identity::new("dummy"));
-        let registered = async {
-            if !door.settings.adapter.is_empty() {
-                let (settings, client) = (&door.settings, &door.client);
-                registration::keep(&door.server, settings, client, at, stop.clone()).await;
+        let registered = Registered {
+            server: &door.server,
+            settings: &door.settings,
+            at: adapter.proxy(Identity::new("dummy")),
+            process: admin.as_ref().map(|admin| admin.process.clone()),
+        };
+        let registered = registration::keep(&registered, door.registry.subscribe(), stop.clone());
+        let administrated = async {
+            if let Some(admin) = admin {
+                admin.adapter.serve(stop.clone()).await;
             }
         };
         let ended = async {
@@ -142,8 +156,10 @@ impl Face {
             let _ = stop.clone().wait_for(|stop| *stop).await;
             door.ended.send_replace(true);
         };
-        tokio::join!(registered, ended, adapter.serve(stop.clone()));
-        door.client.close().await;
+        let served = adapter.serve(stop.clone());
+        tokio::join!(registered, ended, administrated, served);
+        let registry = door.registry();
+        registry.client.close().await;
     }
 }
 
@@ -155,6 +171,7 @@ impl Door {
         mut ending: watch::Receiver<bool>,
     ) {
         let mut events = blitz.hub.listen(|| None);
+        let mut settings = blitz.settings_changes();
         self.keep_only_open(&blitz);
         self.blitz.send_replace(Some(Arc::downgrade(&blitz)));
         loop {
@@ -162,6 +179,11 @@ impl Door {
                 // Cancel safe: `wait_for` only reads, and an event stays in the channel.
                 _ = ending.wait_for(|ending| *ending) => break,
                 Some(event) = events.recv() => event,
+                Ok(()) = settings.changed() => {
+                    let all = settings.borrow_and_update().clone();
+                    self.follow(&all.all);
+                    continue;
+                }
                 else => break,
             };
             match event {
@@ -171,6 +193,49 @@ impl Door {
             }
         }
         self.blitz.send_replace(None);
+    }
+
+    /// Goes to another registry, where the properties say so.
+    fn follow(&self, properties: &BTreeMap<String, String>) {
+        match Settings::of(properties) {
+            Ok(Some(now)) if now.locator != self.registry().locator => {
+                info!(server = %self.server, locator = %now.locator, "the registry listens elsewhere");
+                self.registry.send_replace(Arc::new(Registry::new(&now)));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let error = crate::telemetry::chain(&error);
+                warn!(server = %self.server, %error, "cannot follow the registry");
+            }
+        }
+    }
+
+    fn registry(&self) -> Arc<Registry> {
+        self.registry.borrow().clone()
+    }
+
+    /// Returns the properties as they are now.
+    fn properties(&self) -> BTreeMap<String, String> {
+        let blitz = self.blitz.borrow().as_ref().and_then(Weak::upgrade);
+        match blitz {
+            Some(blitz) => blitz.settings().all.clone(),
+            None => self.properties.clone(),
+        }
+    }
+
+    /// Says where a new session of this user belongs, who has come here.
+    async fn belongs(&self, call: &Call, user: &str) -> Belongs {
+        peers::belongs(&self.settings, &self.registry(), call, user).await
+    }
+
+    /// Passes a call on to the Blitz with this adapter.
+    async fn pass_to(&self, adapter: &str, call: &Call) -> Option<Answer> {
+        peers::pass_to(adapter, &self.settings, &self.registry(), call).await
+    }
+
+    /// Passes a call on to whichever other Blitz can answer for it.
+    async fn pass_on(&self, call: &Call) -> Option<Answer> {
+        peers::pass_on(&self.settings, &self.registry(), call).await
     }
 
     /// Returns the Blitz; waits for a moment if its database turns.

@@ -1,14 +1,16 @@
-//! How the adapter gets into the registry, and out of it.
+//! How the adapter and the process get into the registry, and the adapter out of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::answer::{proxy, results};
+use super::registry::Registry;
 use super::settings::Settings;
-use crate::ice::net::{Call, Client};
-use crate::ice::{Encode as _, Identity, Mode, Proxy};
+use crate::ice::net::Call;
+use crate::ice::{Encode as _, Identity, Mode, Proxy, Writer};
 use crate::model::ServerId;
 
 /// How long the registry may take to answer.
@@ -21,82 +23,126 @@ const LAST: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
-/// Registers the adapter, as soon as the registry answers, and takes it out of the registry when `stop` becomes true.
+/// Who is registered, where, and by which name.
+pub(super) struct Registered<'a> {
+    pub(super) server: &'a ServerId,
+    pub(super) settings: &'a Settings,
+    /// Where the adapter listens.
+    pub(super) at: Proxy,
+    /// Where the process can be asked to end, if it can.
+    pub(super) process: Option<Proxy>,
+}
+
+/// Registers as soon as the registry answers, and again with each other registry; takes the adapter out of it when `stop` becomes true.
 pub(super) async fn keep(
-    server: &ServerId,
-    settings: &Settings,
-    client: &Client,
-    at: Proxy,
+    of: &Registered<'_>,
+    mut registries: watch::Receiver<Arc<Registry>>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let dummy = Proxy {
-        identity: Identity::new("dummy"),
-        ..at
-    };
+    let Registered {
+        server, settings, ..
+    } = of;
     let mut pause = FIRST_PAUSE;
     loop {
-        let attempt = tell(settings, client, Some(dummy.clone()), LIMIT);
+        let registry = registries.borrow_and_update().clone();
         let told = tokio::select! {
             // What is cut off here may have been heard all the same: it is taken back below.
-            told = attempt => told,
+            told = within(LIMIT, of.register(&registry)) => told,
             _ = stop.wait_for(|stop| *stop) => break,
         };
-        match told {
+        let pausing = match told {
             Ok(()) => {
-                info!(%server, adapter = ?settings.adapter, "registered with the registry");
-                // An error means that the sender is gone: stop too.
-                let _ = stop.wait_for(|stop| *stop).await;
-                break;
+                info!(%server, adapter = ?settings.adapter, locator = %registry.locator, "registered with the registry");
+                None
             }
-            Err(reason) if pause == FIRST_PAUSE => {
-                warn!(%server, adapter = ?settings.adapter, ?reason, "cannot register with the registry yet; goes on trying");
+            Err(reason) => {
+                if pause == FIRST_PAUSE {
+                    warn!(%server, adapter = ?settings.adapter, ?reason, "cannot register with the registry yet; goes on trying");
+                } else {
+                    debug!(%server, adapter = ?settings.adapter, ?reason, "cannot register");
+                }
+                Some(pause)
             }
-            Err(reason) => debug!(%server, adapter = ?settings.adapter, ?reason, "cannot register"),
-        }
+        };
+        let pausing = async {
+            match pausing {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            // Cancel safe: sleeping loses nothing, and `wait_for` only reads.
-            () = tokio::time::sleep(pause) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
+            // Cancel safe: sleeping loses nothing, and watches only read. An error means that the sender is gone: stop too.
+            () = pausing => pause = (pause * 2).min(MAX_PAUSE),
+            Ok(()) = registries.changed() => pause = FIRST_PAUSE,
+            _ = stop.wait_for(|stop| *stop) => break,
         }
-        pause = (pause * 2).min(MAX_PAUSE);
     }
-    if let Err(reason) = tell(settings, client, None, LAST).await {
+    let registry = registries.borrow().clone();
+    let withdrawn = within(LAST, of.set_adapter(&registry, None)).await;
+    if let Err(reason) = withdrawn {
         debug!(%server, adapter = ?settings.adapter, ?reason, "the registry was not told of the end");
     }
 }
 
-/// Tells the registry where the adapter listens, or that it does no more.
-async fn tell(
-    settings: &Settings,
-    client: &Client,
-    at: Option<Proxy>,
+async fn within(
     limit: Duration,
+    telling: impl Future<Output = Result<(), String>>,
 ) -> Result<(), String> {
-    let telling = async {
-        let locator = &settings.locator;
-        let call = Call::new(locator, "getRegistry", Mode::Nonmutating);
-        let answer = client.invoke(locator, &call, None).await;
-        let registry = proxy(&answer.map_err(|error| error.to_string())?)?;
-        let (id, group) = (&settings.adapter, &settings.group);
-        let call = match group.as_str() {
-            "" => Call::new(&registry, "setAdapterDirectProxy", Mode::Idempotent).with(|writer| {
-                writer.text(id);
-                at.encode(writer);
-            }),
-            group => {
-                let operation = "setReplicatedAdapterDirectProxy";
-                Call::new(&registry, operation, Mode::Idempotent).with(|writer| {
-                    writer.text(id);
-                    writer.text(group);
-                    at.encode(writer);
-                })
-            }
-        };
-        let answer = client.invoke(&registry, &call, None).await;
-        results::<()>(&answer.map_err(|error| error.to_string())?)
-    };
     match tokio::time::timeout(limit, telling).await {
         Ok(told) => told,
         Err(_) => Err(format!("no answer within {} s", limit.as_secs())),
     }
+}
+
+impl Registered<'_> {
+    /// Tells the registry where the process and its adapter are, the process first, as Ice servers do.
+    async fn register(&self, registry: &Registry) -> Result<(), String> {
+        if let Some(process) = &self.process {
+            tell(registry, "setServerProcessProxy", |writer| {
+                writer.text(self.server.as_str());
+                Some(process.clone()).encode(writer);
+            })
+            .await?;
+        }
+        let dummy = Proxy {
+            identity: Identity::new("dummy"),
+            ..self.at.clone()
+        };
+        self.set_adapter(registry, Some(dummy)).await
+    }
+
+    /// Tells the registry where the adapter listens, or that it does no more.
+    async fn set_adapter(&self, registry: &Registry, at: Option<Proxy>) -> Result<(), String> {
+        let Settings { adapter, group, .. } = self.settings;
+        if adapter.is_empty() {
+            return Ok(());
+        }
+        let operation = match group.as_str() {
+            "" => "setAdapterDirectProxy",
+            _ => "setReplicatedAdapterDirectProxy",
+        };
+        tell(registry, operation, |writer| {
+            writer.text(adapter);
+            if !group.is_empty() {
+                writer.text(group);
+            }
+            at.encode(writer);
+        })
+        .await
+    }
+}
+
+/// Tells the registry something.
+async fn tell(
+    registry: &Registry,
+    operation: &str,
+    fill: impl FnOnce(&mut Writer),
+) -> Result<(), String> {
+    let locator = &registry.locator;
+    let call = Call::new(locator, "getRegistry", Mode::Nonmutating);
+    let answer = registry.call(locator, &call, None).await;
+    let told = proxy(&answer.map_err(|error| error.to_string())?)?;
+    let call = Call::new(&told, operation, Mode::Idempotent).with(fill);
+    let answer = registry.call(&told, &call, None).await;
+    results::<()>(&answer.map_err(|error| error.to_string())?)
 }

@@ -32,6 +32,8 @@ pub enum IceError {
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) endpoints: Vec<Endpoint>,
+    /// `Ice.Admin.Endpoints`: where the process can be administrated; empty for nowhere.
+    pub(super) admin: Vec<Endpoint>,
     /// `BlitzAdapter.AdapterId`; empty for one that is not registered.
     pub(super) adapter: String,
     /// `BlitzAdapter.ReplicaGroupId`; empty for none.
@@ -44,6 +46,7 @@ impl Settings {
     /// Reads them; `None` where there are no endpoints or no locator.
     pub(super) fn of(properties: &BTreeMap<String, String>) -> Result<Option<Self>, IceError> {
         const ENDPOINTS: &str = "BlitzAdapter.Endpoints";
+        const ADMIN: &str = "Ice.Admin.Endpoints";
         const LOCATOR: &str = "Ice.Default.Locator";
         let get = |name: &str| {
             let value = properties.get(name)?.trim();
@@ -61,13 +64,19 @@ impl Settings {
             }
         };
         let endpoints = Endpoint::parse_all(&listens).map_err(wrong(ENDPOINTS, &listens))?;
+        let enabled = get("Ice.Admin.Enabled").and_then(|text| text.parse::<i32>().ok());
+        let admin = match get(ADMIN).filter(|_| enabled.is_none_or(|enabled| enabled > 0)) {
+            Some(admin) => Endpoint::parse_all(&admin).map_err(wrong(ADMIN, &admin))?,
+            None => Vec::new(),
+        };
         let locator: Proxy = locator.parse().map_err(wrong(LOCATOR, &locator))?;
         let places = match &locator.reference {
             Reference::Direct(places) => places.as_slice(),
             Reference::Indirect(_) | Reference::WellKnown => &[],
         };
         let encrypts = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Ssl(_));
-        let tls = match endpoints.iter().chain(places).any(encrypts) {
+        let mut all = endpoints.iter().chain(&admin).chain(places);
+        let tls = match all.any(encrypts) {
             true => {
                 let settings = TlsSettings::of(get).map_err(IceError::Tls)?;
                 Tls::new(&settings).map_err(IceError::Tls)?
@@ -86,6 +95,7 @@ impl Settings {
         }
         Ok(Some(Self {
             endpoints,
+            admin,
             adapter: get("BlitzAdapter.AdapterId").unwrap_or_default(),
             group: get("BlitzAdapter.ReplicaGroupId").unwrap_or_default(),
             locator,
@@ -113,6 +123,24 @@ mod tests {
         assert!(of(&[("Ice.Default.Locator", LOCATOR)]).unwrap().is_none());
         let both = of(&[endpoints, ("Ice.Default.Locator", LOCATOR)]);
         assert_eq!(both.unwrap().unwrap().adapter, "");
+    }
+
+    #[test]
+    fn the_process_is_administrated_where_the_properties_say_so() {
+        let admin = |pairs: &[(&str, &str)]| {
+            let both = [
+                ("BlitzAdapter.Endpoints", "tcp"),
+                ("Ice.Default.Locator", LOCATOR),
+            ];
+            let all: Vec<_> = both.iter().chain(pairs).copied().collect();
+            of(&all).unwrap().unwrap().admin.len()
+        };
+        let endpoints = ("Ice.Admin.Endpoints", "tcp -h localhost");
+        assert_eq!(admin(&[]), 0);
+        assert_eq!(admin(&[endpoints]), 1);
+        assert_eq!(admin(&[endpoints, ("Ice.Admin.Enabled", "1")]), 1);
+        assert_eq!(admin(&[endpoints, ("Ice.Admin.Enabled", "0")]), 0);
+        assert_eq!(admin(&[("Ice.Admin.Enabled", "1")]), 0);
     }
 
     #[test]

@@ -115,9 +115,9 @@ impl Blitz {
             cores: 2,
             probe: None,
         };
-        let (stop, stopping) = watch::channel(false);
+        let stop = watch::Sender::new(false);
         let (ready, is_ready) = oneshot::channel();
-        let task = tokio::spawn(serve(setup, stopping, move || ready.send(()).unwrap()));
+        let task = tokio::spawn(serve(setup, stop.clone(), move || ready.send(()).unwrap()));
         is_ready.await.expect("the Blitz starts");
         Self {
             password: made.unwrap().created_root.unwrap(),

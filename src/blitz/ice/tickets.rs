@@ -19,6 +19,8 @@ pub(super) enum Grant {
     User(UserRow),
     /// That this session is open.
     Session(SessionId),
+    /// The password was right where the session belongs: at the Blitz with this adapter.
+    Elsewhere(String),
 }
 
 /// The tickets that are good, the oldest first.
@@ -52,7 +54,8 @@ impl Tickets {
     pub(super) fn take(&mut self, user: &str, client: &str, now: Duration) -> Option<Grant> {
         self.prune(now);
         let is = |ticket: &Ticket| ticket.user == user && ticket.client == client;
-        let at = self.0.iter().position(is)?;
+        // The latest is nearest to the truth, should a client have been here before.
+        let at = self.0.iter().rposition(is)?;
         self.0.remove(at).map(|ticket| ticket.grant)
     }
 
@@ -83,6 +86,18 @@ mod tests {
         tickets.put("root", "c", grant(), at(60));
         assert!(tickets.take("root", "c", at(120)).is_none());
         assert!(tickets.0.is_empty());
+    }
+
+    #[test]
+    fn the_latest_ticket_is_taken_first() {
+        let mut tickets = Tickets::default();
+        let now = Duration::ZERO;
+        tickets.put("root", "c", Grant::Elsewhere("a".to_owned()), now);
+        tickets.put("root", "c", Grant::Elsewhere("b".to_owned()), now);
+        for expected in ["b", "a"] {
+            let taken = tickets.take("root", "c", now);
+            assert!(matches!(taken, Some(Grant::Elsewhere(at)) if at == expected));
+        }
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use std::sync::Weak;
 
 use super::Door;
-use super::answer::{done, failed, params};
+use super::answer::{done, failed, params, results};
 use super::manager::{client_of, is_internal};
-use super::peers::{pass_on, was_passed};
+use super::peers::{Belongs, was_passed};
 use super::tickets::Grant;
 use crate::ice::net::{Answer, Call, Incoming, Responder, Servant, Served};
 use crate::ice::{Encode as _, Missing};
@@ -49,12 +49,31 @@ impl Door {
             Err(malformed) => return malformed,
         };
         let say = |reason: &str, right: bool| done(call, |writer| (reason, right).encode(writer));
+        // A session is joined where it is, and what was passed on has been thought about.
+        let is_new = joined(&user, &password).is_none() && !was_passed(call);
+        let belongs = match is_new {
+            true => self.belongs(call, &user).await,
+            false => Belongs::Here,
+        };
+        match belongs {
+            Belongs::Here => {}
+            Belongs::Nowhere(reason) => return say(&reason, false),
+            Belongs::To(adapter) => {
+                if let Some(answer) = self.pass_to(&adapter, call).await {
+                    let verified = results::<(String, bool)>(&answer);
+                    if verified.is_ok_and(|(_, right)| right) {
+                        self.grant(call, &user, Grant::Elsewhere(adapter)).await;
+                    }
+                    return answer;
+                }
+            }
+        }
         match self.check(call, &user, &password).await {
             Checked::Right => say("", true),
             Checked::Wrong(reason) => say(&reason, false),
             Checked::NotHere(reason) if was_passed(call) => failed(reason),
             Checked::NotHere(reason) => {
-                let elsewhere = pass_on(&self.settings, &self.client, call).await;
+                let elsewhere = self.pass_on(call).await;
                 elsewhere.unwrap_or_else(|| say(&reason, false))
             }
         }
@@ -68,8 +87,7 @@ impl Door {
         if let Err(refusal) = blitz.require_lease() {
             return not_here(refusal);
         }
-        let joined = SessionId::parse(user).filter(|_| user == password.reveal());
-        let grant = match joined {
+        let grant = match joined(user, password) {
             Some(uuid) => match blitz.access(uuid).await {
                 Ok(_) => Grant::Session(uuid),
                 Err(refusal) => return not_here(refusal),
@@ -93,11 +111,21 @@ impl Door {
                 }
             }
         };
+        self.grant(call, user, grant).await;
+        Checked::Right
+    }
+
+    /// Leaves a ticket for this user and this client.
+    async fn grant(&self, call: &Call, user: &str, grant: Grant) {
         // Without a client there will be no session either.
-        if let Some(client) = client_of(call) {
+        if let (Some(client), Some(blitz)) = (client_of(call), self.blitz().await) {
             let now = blitz.clock.now().mono;
             self.tickets().put(user, client, grant, now);
         }
-        Checked::Right
     }
+}
+
+/// Returns the session that is to be joined by who knows its UUID: it is user and password.
+fn joined(user: &str, password: &Secret) -> Option<SessionId> {
+    SessionId::parse(user).filter(|_| user == password.reveal())
 }

@@ -19,6 +19,10 @@ impl Link for BlitzLink {
     type Event = Event;
 }
 
+/// What a Blitz asks at the registry, over Ice, where a session belongs that somebody wants to open: name and category of the object. Its
+/// operation `place` takes the adapter that was reached, user, group, agent and address, and returns the adapter where the session belongs.
+pub const PLACEMENT: (&str, &str) = ("Placement", "omero-grid");
+
 /// Who asks for something that not everybody may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "as", rename_all = "snake_case")]

@@ -1,7 +1,7 @@
 //! Where a new session goes. Pure: what is known in, a decision and the way to it out.
 //!
-//! Three questions in turn (DESIGN.md §7). A routing rule may confine the choice to some Blitzes ([`route`]). The *entry* is a pick of the
-//! replica group's load balancing ([`balance`]). The *redirector* may choose another: the null one never, the config one always the
+//! Three questions in turn (DESIGN.md §7). A routing rule may confine the choice to some Blitzes ([`route`]). The *entry* is the Blitz that a
+//! client has reached already, or a pick of the replica group's load balancing ([`balance`]). The *redirector* may choose another: the null one never, the config one always the
 //! redirect, the scale one the least loaded ([`Redirector`]). Everything is written against what a Blitz is to the grid, a [`Candidate`]: it
 //! accepts, it counts, it belongs to groups. Which program holds the sessions does not matter here.
 
@@ -81,6 +81,8 @@ pub(crate) struct Facts {
     pub(crate) group: String,
     pub(crate) agent: String,
     pub(crate) client: String,
+    /// The Blitz that was reached, by the locator's load balancing; `None` for whoever asks the master.
+    pub(crate) entry: Option<ServerId>,
 }
 
 /// Draws a number below the one given, which is never zero.
@@ -167,7 +169,7 @@ pub(crate) fn decide(
                 steps.push(format!(
                     "configRedirector: the redirect {redirect} has just failed"
                 ));
-                entry(policy, &free, turn, dice, &mut steps)
+                entry(facts, policy, &free, turn, dice, &mut steps)
             } else if among.iter().any(|c| c.id == *redirect && !c.accepts) {
                 // It moves when the redirect's own rules say so; creations wait meanwhile.
                 return wait(
@@ -178,7 +180,7 @@ pub(crate) fn decide(
                 steps.push(format!(
                     "configRedirector: the redirect {redirect} is not among them"
                 ));
-                entry(policy, &free, turn, dice, &mut steps)
+                entry(facts, policy, &free, turn, dice, &mut steps)
             }
         }
         (Redirector::Scale, _) => {
@@ -189,7 +191,9 @@ pub(crate) fn decide(
             ));
             chosen
         }
-        (Redirector::Null | Redirector::Config, _) => entry(policy, &free, turn, dice, &mut steps),
+        (Redirector::Null | Redirector::Config, _) => {
+            entry(facts, policy, &free, turn, dice, &mut steps)
+        }
     };
     Verdict {
         decision: Decision::Use(chosen.id.clone()),
@@ -219,14 +223,20 @@ pub(crate) fn to_be_started<'w>(facts: &Facts, world: &'w World) -> Vec<&'w Cand
     among
 }
 
-/// Picks the entry by the load balancing of the replica group that has most of the Blitzes.
+/// Returns the entry: the Blitz that was reached, or a pick by the load balancing of the replica group that has most of the Blitzes.
 fn entry<'c>(
+    facts: &Facts,
     policy: &Policy,
     free: &[&'c Candidate],
     turn: usize,
     dice: Dice<'_>,
     steps: &mut Vec<String>,
 ) -> &'c Candidate {
+    let reached = |c: &&&Candidate| Some(&c.id) == facts.entry.as_ref();
+    if let Some(reached) = free.iter().find(reached) {
+        steps.push(format!("entry: {}, which was reached", reached.id));
+        return reached;
+    }
     let implicit = Balancing::default();
     let mut groups: Vec<_> = policy
         .groups

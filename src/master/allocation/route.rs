@@ -211,6 +211,7 @@ mod tests {
             group: String::new(),
             agent: agent.to_owned(),
             client: client.to_owned(),
+            entry: None,
         }
     }
 

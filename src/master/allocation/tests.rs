@@ -92,6 +92,26 @@ fn the_redirect_takes_every_session_and_is_waited_for() {
 }
 
 #[test]
+fn the_blitz_that_was_reached_is_the_entry_while_it_takes_sessions() {
+    let reached = Facts {
+        entry: Some(id(1)),
+        ..Facts::default()
+    };
+    let go = |redirector: Redirector, redirect: Option<&ServerId>, blitzes: &[Candidate]| {
+        let world = world(&policy(redirector), redirect, blitzes);
+        decide(&reached, &world, &[], 0, &mut dice(1)).decision
+    };
+    let mut blitzes = [blitz(0, 0), blitz(1, 9)];
+    let (zero, one) = (Decision::Use(id(0)), Decision::Use(id(1)));
+    assert_eq!(go(Redirector::Null, None, &blitzes), one);
+    assert_eq!(go(Redirector::Config, None, &blitzes), one);
+    assert_eq!(go(Redirector::Config, Some(&id(0)), &blitzes), zero);
+    assert_eq!(go(Redirector::Scale, None, &blitzes), zero);
+    blitzes[1].accepts = false;
+    assert_eq!(go(Redirector::Null, None, &blitzes), zero);
+}
+
+#[test]
 fn a_full_blitz_is_passed_over_and_internal_sessions_fill_none() {
     let policy = Policy {
         max_sessions: Some(5),

@@ -7,6 +7,7 @@ import sys
 
 import Ice
 import Glacier2
+import IceGrid
 
 slice_file, name, where = sys.argv[1:]
 Ice.loadSlice("", ["-I" + Ice.getSliceDir(), slice_file])
@@ -96,6 +97,15 @@ class Client:
         proxy = self.object(text, omero.grid.ClusterNodePrx.checkedCast)
         proxy.down("somebody else")
         return "node " + proxy.getNodeUuid()
+
+    def nodes(self):
+        """The Blitzes that the registry says are there."""
+        locator = self.communicator.getDefaultLocator()
+        query = IceGrid.QueryPrx.checkedCast(locator.ice_identity(Ice.Identity("Query", "IceGrid")))
+        found = query.findAllObjectsByType("::omero::grid::ClusterNode")
+        live = [omero.grid.ClusterNodePrx.uncheckedCast(node).getNodeUuid() for node in found]
+        assert sorted(live) == sorted(node.ice_getIdentity().name for node in found)
+        return " ".join(["nodes"] + sorted(live))
 
 
 init = Ice.InitializationData()
