@@ -116,19 +116,10 @@ const KNOWN: &[(&str, Meaning)] = &[
     ),
     ("IceGrid.Registry.Client.", Moot),
     ("IceGrid.Registry.Client.Endpoints", Honoured),
-    (
-        "IceGrid.Registry.Client.PublishedEndpoints",
-        Ignored(
-            any,
-            "proxies name the endpoints at which the registry listens",
-        ),
-    ),
+    ("IceGrid.Registry.Client.PublishedEndpoints", Honoured),
     ("IceGrid.Registry.CryptPasswords", Honoured),
     ("IceGrid.Registry.Data", Moot),
-    (
-        "IceGrid.Registry.DefaultTemplates",
-        Ignored(any, "a descriptor includes the file of its templates"),
-    ),
+    ("IceGrid.Registry.DefaultTemplates", Honoured),
     ("IceGrid.Registry.DynamicRegistration", Honoured),
     ("IceGrid.Registry.Internal.", Moot),
     ("IceGrid.Registry.LMDB.", Moot),
@@ -139,13 +130,7 @@ const KNOWN: &[(&str, Meaning)] = &[
     ),
     ("IceGrid.Registry.Server.", Moot),
     ("IceGrid.Registry.Server.Endpoints", Honoured),
-    (
-        "IceGrid.Registry.Server.PublishedEndpoints",
-        Ignored(
-            any,
-            "proxies name the endpoints at which the registry listens",
-        ),
-    ),
+    ("IceGrid.Registry.Server.PublishedEndpoints", Honoured),
     ("IceGrid.Registry.SessionManager.", Ignored(any, NO_MANAGER)),
     ("IceGrid.Registry.SessionTimeout", Honoured),
     ("IceGrid.Registry.Trace.", Moot),
@@ -229,6 +214,7 @@ mod tests {
         properties.add(
             "IceGrid.Registry.ReplicaName=Second\n\
              IceGrid.Registry.Client.PublishedEndpoints=tcp -h elsewhere\n\
+             IceGrid.Registry.SessionManager.Endpoints=tcp\n\
              IceGrid.Node.DisableOnFailure=-1\n\
              IceGrid.Node.AllowRunningServersAsRoot=1\n\
              IceGrid.Node.UserAccounts=accounts\n",
@@ -242,8 +228,8 @@ mod tests {
             "IceGrid.Node.AllowRunningServersAsRoot=1",
             "IceGrid.Node.DisableOnFailure=-1",
             "IceGrid.Node.UserAccounts=accounts",
-            "IceGrid.Registry.Client.PublishedEndpoints=tcp -h elsewhere",
             "IceGrid.Registry.ReplicaName=Second",
+            "IceGrid.Registry.SessionManager.Endpoints=tcp",
         ];
         assert_eq!(names, expected);
     }

@@ -446,19 +446,16 @@ impl Face {
             prefix: relay::category(&grid, ""),
         });
         let client = again(&grid, &net, &front, &mut inherited).await?;
-        let _ = grid.client_endpoints.set(client.endpoints().to_vec());
         let mut adapters = vec![client];
-        if grid.settings.server.is_empty() {
-            let same = Grid::endpoints(&grid.client_endpoints);
-            let _ = grid.server_endpoints.set(same);
-        } else {
-            let server = bind(&grid.settings.server, &net, &front, &mut inherited).await?;
-            let _ = grid.server_endpoints.set(server.endpoints().to_vec());
-            adapters.push(server);
+        if !grid.settings.server.is_empty() {
+            adapters.push(bind(&grid.settings.server, &net, &front, &mut inherited).await?);
         }
+        let (client, server) = said(&grid.settings, &adapters);
+        let _ = grid.client_endpoints.set(client);
+        let _ = grid.server_endpoints.set(server);
         let _ = grid.resolver.set(Client::new(ClientSettings {
             connections: net.clone(),
-            locator: Some(grid.own("Locator")),
+            locator: Some(local(&grid, &adapters)),
             ..ClientSettings::default()
         }));
         let add = |name: &str, servant| {
@@ -480,9 +477,9 @@ impl Face {
         Ok(Self { adapters, grid })
     }
 
-    /// Returns the locator, for servers and clients.
+    /// Returns the locator where it is on this host, whatever is published.
     pub fn locator(&self) -> Proxy {
-        self.grid.own("Locator")
+        local(&self.grid, &self.adapters)
     }
 
     /// Returns what it listens on once more, for a successor of this program in the same process.
@@ -535,6 +532,28 @@ fn placement() -> Identity {
         name: name.to_owned(),
         category: category.to_owned(),
     }
+}
+
+fn local(grid: &Grid, adapters: &[Adapter]) -> Proxy {
+    let listens = adapters.first().map(Adapter::endpoints);
+    let listens = listens.unwrap_or_default().to_vec();
+    Proxy::new(
+        grid.settings.identity("Locator"),
+        Reference::Direct(listens),
+    )
+}
+
+/// Returns where proxies say that clients connect, and that servers register: what is published, else where the adapters listen.
+fn said(settings: &Settings, adapters: &[Adapter]) -> (Vec<Endpoint>, Vec<Endpoint>) {
+    let or_where = |published: &[Endpoint], adapter: Option<&Adapter>| match published {
+        [] => adapter.map(Adapter::endpoints).unwrap_or_default().to_vec(),
+        published => published.to_vec(),
+    };
+    let (client, server) = (adapters.first(), adapters.last());
+    (
+        or_where(&settings.client_published, client),
+        or_where(&settings.server_published, server),
+    )
 }
 
 /// Listens for clients, where a port is the system's to choose on that which it chose last time: servers that run know no other.

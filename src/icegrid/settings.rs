@@ -30,6 +30,10 @@ pub struct Settings {
     pub client: Vec<Endpoint>,
     /// Where servers register (`IceGrid.Registry.Server.Endpoints`); none for the same as clients.
     pub server: Vec<Endpoint>,
+    /// Where proxies say that clients connect (`IceGrid.Registry.Client.PublishedEndpoints`); none for where they do.
+    pub client_published: Vec<Endpoint>,
+    /// Where proxies say that servers register (`IceGrid.Registry.Server.PublishedEndpoints`); none for where they do.
+    pub server_published: Vec<Endpoint>,
     /// The category of its objects (`IceGrid.InstanceName`).
     pub instance: String,
     /// Whether adapters may register that are not deployed (`IceGrid.Registry.DynamicRegistration`).
@@ -124,6 +128,10 @@ impl Settings {
         let client = endpoints(CLIENT, &client)?;
         const SERVER: &str = "IceGrid.Registry.Server.Endpoints";
         let server = some(SERVER).unwrap_or_default();
+        let published = |kind: &str| {
+            let name = format!("IceGrid.Registry.{kind}.PublishedEndpoints");
+            endpoints(&name, &some(&name).unwrap_or_default())
+        };
         let default_host = some("Ice.Default.Host");
         let loopback = client
             .iter()
@@ -136,6 +144,8 @@ impl Settings {
         let collocated = number("IceGrid.Node.CollocateRegistry")?.is_some_and(|n| n > 0);
         Ok(Self {
             server: endpoints(SERVER, &server)?,
+            client_published: published("Client")?,
+            server_published: published("Server")?,
             instance: some("IceGrid.InstanceName").unwrap_or_else(|| "IceGrid".to_owned()),
             dynamic: number("IceGrid.Registry.DynamicRegistration")?.is_some_and(|n| n > 0),
             default_templates: some("IceGrid.Registry.DefaultTemplates").map(PathBuf::from),

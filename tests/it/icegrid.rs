@@ -306,6 +306,23 @@ fn the_next_master_knows_what_was_registered_and_listens_where_the_last_one_did(
 }
 
 #[test]
+fn proxies_name_what_is_published_and_servers_find_the_registry_all_the_same() {
+    if !installed() {
+        return;
+    }
+    let grid = grid(&application(&[node("n", &[echo("A", "always", None)])]));
+    let published = "IceGrid.Registry.Client.PublishedEndpoints=tcp -h door -p 4061";
+    let start = ["start", "grid.xml", "--property", published];
+    grid.finish(&mut grid.command(&start), "").ok();
+    grid.wait_state("A", "active");
+    for (object, host) in [("Query", "door"), ("LocatorRegistry", "127.0.0.1")] {
+        let told = admin_ok(&grid, &format!("object describe IceGrid/{object}"));
+        assert!(told.contains(&format!("tcp -h {host} -p ")), "{told}");
+    }
+    Caller::new(&grid).pings("echo @ A.Echo");
+}
+
+#[test]
 fn debians_icegridadmin_sees_and_does_everything() {
     if !installed() {
         return;
