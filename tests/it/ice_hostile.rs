@@ -202,6 +202,10 @@ fn rubbish_costs_its_connection_and_nobody_else_notices() {
     answer.extend([7, 0, 0, 0, 0, 6, 0, 0, 0, 1, 1]);
     let size = i32::try_from(answer.len()).unwrap();
     answer[10..14].copy_from_slice(&size.to_le_bytes());
+    let mut facets = request(1, "x", "ice_ping", Mode::Normal, b"");
+    facets.splice(HEADER + 7..HEADER + 8, [2, 1, b'a', 1, b'b']);
+    let size = i32::try_from(facets.len()).unwrap();
+    facets[10..14].copy_from_slice(&size.to_le_bytes());
     let bomb = bomb();
     let cases = [
         ("another protocol", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
@@ -216,6 +220,7 @@ fn rubbish_costs_its_connection_and_nobody_else_notices() {
         ("a negative count", negative),
         ("a billion requests", billion),
         ("an answer to nothing", answer),
+        ("two facets", facets),
         ("a bomb that claims little", compressed(10_000, &bomb)),
         (
             "a bomb that claims what it is",
