@@ -40,6 +40,22 @@ fn a_proxy_is_on_the_wire_as_the_reference_has_it() {
 }
 
 #[test]
+fn a_proxy_of_the_older_encoding_has_no_versions_and_its_endpoints_are_of_that_encoding() {
+    let reference = Reference::Direct(vec![tcp("h", 1)]);
+    let proxy = Proxy {
+        encoding: [1, 0],
+        ..Proxy::new(Identity::new("t"), reference)
+    };
+    let bytes = [
+        1, b't', 0, 0, 0, 0, 1, 1, 0, 0x11, 0, 0, 0, 1, 0, 1, b'h', 1, 0, 0, 0, 0x60, 0xea, 0, 0, 0,
+    ];
+    assert_eq!(encoded(&Some(proxy.clone()), Encoding::V10), bytes);
+    assert_eq!(decoded(&bytes, Encoding::V10), Ok(Some(proxy)));
+    // The bytes of one encoding are none of the other's.
+    assert!(decoded(&bytes, Encoding::V11).is_err());
+}
+
+#[test]
 fn proxies_are_written_as_ice_writes_them() {
     for text in [
         "echo -t -e 1.1 @ EchoGroup",

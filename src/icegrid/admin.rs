@@ -19,6 +19,7 @@ use super::types::{
     ObjectNotRegisteredException, RegistryInfo, RegistryNotExistException, ServerNotExistException,
     ServerStartException, ServerState, ServerStopException, Texts,
 };
+use crate::descriptor::Deployment;
 use crate::ice::net::{Answer, Call, Incoming, Responder, Servant, Served};
 use crate::ice::{Encapsulation, Identity, Missing, Mode, Proxy};
 use crate::ipc::message::client::{NodeStatus, ServerAction};
@@ -381,13 +382,27 @@ async fn remove_adapter(grid: &Grid, id: String) -> Outcome<()> {
         }
     };
     if deployed {
+        let application = application_with(grid, |all| all.adapters.contains_key(&id)).await?;
         let reason = format!(
-            "removing adapter `{id}' is not allowed:\nthe adapter was added with the application descriptor"
+            "removing adapter `{id}' is not allowed:\nthe adapter was added with the application descriptor `{application}'"
         );
         return Err(DeploymentException { reason }.into());
     }
     let removed = grid.handle.set_adapter(&id, None).await;
     removed.map_err(failed)
+}
+
+/// Returns the name of the application in which something is deployed; nothing where it comes with no application.
+async fn application_with(grid: &Grid, has: impl Fn(&Deployment) -> bool) -> Outcome<String> {
+    let all = grid.handle.applications().await.map_err(failed)?;
+    let mut deployments = all.into_iter().map(|deployed| deployed.deployment);
+    let found = deployments.find(has);
+    Ok(found.map_or_else(String::new, |found| found.application))
+}
+
+async fn application_with_object(grid: &Grid, id: &Identity) -> Outcome<String> {
+    let id = id.to_string();
+    application_with(grid, |all| all.objects.contains_key(&id)).await
 }
 
 // Objects.
@@ -565,7 +580,8 @@ async fn update_object(grid: &Grid, proxy: Option<Proxy>) -> Outcome<()> {
         None => return Err(ObjectNotRegisteredException { id }.into()),
         Some(true) => {
             return Err(deployment(format!(
-                "updating object `{id}' is not allowed:\nthe object was added with the application descriptor"
+                "updating object `{id}' is not allowed:\nthe object was added with the application descriptor `{}'",
+                application_with_object(grid, &id).await?,
             )));
         }
         Some(false) => {}
@@ -575,10 +591,16 @@ async fn update_object(grid: &Grid, proxy: Option<Proxy>) -> Outcome<()> {
 }
 
 async fn remove_object(grid: &Grid, id: Identity) -> Outcome<()> {
+    let category = &grid.settings.instance;
     match known(grid, &id) {
+        _ if id.category == *category => Err(deployment(format!(
+            "removing object `{id}' is not allowed:\nobjects with identity category `{category}' are managed by IceGrid"
+        ))),
         None => Err(ObjectNotRegisteredException { id }.into()),
+        // IceGrid too leaves the quote open.
         Some(true) => Err(deployment(format!(
-            "removing object `{id}' is not allowed:\nthe object was added with the application descriptor"
+            "removing object `{id}' is not allowed:\nthe object was added with the application descriptor `{}",
+            application_with_object(grid, &id).await?,
         ))),
         Some(false) => {
             let proxy = Proxy::new(id, crate::ice::Reference::WellKnown);

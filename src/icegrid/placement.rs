@@ -10,12 +10,13 @@ use super::operation::{Outcome, failed, later, now, params};
 use crate::ice::Missing;
 use crate::ice::net::{Incoming, Responder, Servant, Served};
 use crate::ipc::RefusalKind;
+use crate::master::Wanted;
 
 /// Says where sessions belong.
 pub(super) struct Placement(pub(super) Arc<Grid>);
 
-/// What is asked: the adapter that was reached, and who wants a session: user, group, agent, address.
-type Question = (String, String, String, String, String);
+/// What is asked: the adapter that was reached, who wants a session (user, group, agent, address), and whether only that adapter is meant.
+type Question = ((String, String, String, String, String), bool);
 
 impl Servant for Placement {
     fn types(&self) -> &[&str] {
@@ -37,7 +38,10 @@ impl Servant for Placement {
 }
 
 /// Returns the adapter where the session belongs: that which was reached, or the one of its replica group that another Blitz has.
-async fn place(grid: &Grid, (adapter, user, group, agent, client): Question) -> Outcome<String> {
+async fn place(
+    grid: &Grid,
+    ((adapter, user, group, agent, client), stays): Question,
+) -> Outcome<String> {
     let reached = {
         let registry = grid.handle.registry();
         let reached = registry.adapter(&adapter);
@@ -46,8 +50,14 @@ async fn place(grid: &Grid, (adapter, user, group, agent, client): Question) -> 
     let Some(reached) = reached else {
         return Ok(adapter);
     };
-    let chosen = grid.handle.place(&reached, &user, &group, &agent, &client);
-    let chosen = match chosen.await {
+    let wanted = Wanted {
+        user,
+        group,
+        agent,
+        client,
+        entry: Some(reached),
+    };
+    let chosen = match grid.handle.place(wanted, stays).await {
         Ok(chosen) => chosen,
         Err(refusal) => match refusal.kind {
             RefusalKind::Refused | RefusalKind::TimedOut => return Err(failed(refusal)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::allocation::Facts;
+use super::allocation::Facts as Wanted;
 use super::core::{Command, Edition};
 use super::desired::{Deployed, Desired, DynamicAdapter, DynamicObject};
 use super::handler::{lost, no_server, strange};
@@ -284,27 +284,17 @@ impl Handle {
         Ok(outcome)
     }
 
-    /// Chooses the Blitz for a session of this user, who has reached `entry`; waits where none takes it now.
-    pub async fn place(
-        &self,
-        entry: &ServerId,
-        user: &str,
-        group: &str,
-        agent: &str,
-        client: &str,
-    ) -> Result<ServerId, Refusal> {
+    /// Chooses the Blitz for a session, and waits where none takes it now. With `stays` that can only be the Blitz which was reached, and
+    /// nothing is waited for.
+    pub async fn place(&self, wanted: Wanted, stays: bool) -> Result<ServerId, Refusal> {
         let places = self.shared.places.get().and_then(Weak::upgrade);
         let places = places.ok_or_else(|| {
             Refusal::new(RefusalKind::Unavailable, "the master does not serve yet")
         })?;
-        let facts = Facts {
-            user: user.to_owned(),
-            group: group.to_owned(),
-            agent: agent.to_owned(),
-            client: client.to_owned(),
-            entry: Some(entry.clone()),
-        };
-        places.choose(&facts).await
+        match stays {
+            true => places.stays(&wanted),
+            false => places.choose(&wanted).await,
+        }
     }
 
     /// Remembers, durably, where an adapter listens that is not deployed; or forgets it.

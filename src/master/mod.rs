@@ -37,6 +37,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{info, warn};
 
+pub use self::allocation::Facts as Wanted;
 use self::core::{Command, Core};
 pub use self::core::{Edit, Edition, LoadError, Make};
 pub(crate) use self::desired::Deployed;

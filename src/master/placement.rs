@@ -195,6 +195,25 @@ impl ClientHandler {
         Ok(server)
     }
 
+    /// Says whether a session may be opened at the Blitz that was reached, whichever else would take it too.
+    pub(super) fn stays(&self, facts: &Facts) -> Result<ServerId, Refusal> {
+        let snapshot = self.shared.now();
+        let mut world = World::clone(&snapshot.world);
+        world
+            .blitzes
+            .retain(|blitz| Some(&blitz.id) == facts.entry.as_ref());
+        match self.allocator.decide(facts, &world, &[]).decision {
+            Decision::Use(server) => {
+                // Who has decided that it belongs there has counted it.
+                drop(self.allocator.flight(server.clone()));
+                Ok(server)
+            }
+            Decision::Wait(why) | Decision::Full(why, _) => {
+                Err(Refusal::new(RefusalKind::Refused, why))
+            }
+        }
+    }
+
     fn opened(&self, server: ServerId, reply: blitz::Reply) -> Result<Placed, Refusal> {
         match reply {
             blitz::Reply::Session(session) => self.place(server, session),

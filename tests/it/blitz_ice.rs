@@ -373,10 +373,15 @@ fn a_login_ends_where_redirect_drains_and_routes_send_it_whichever_blitz_it_reac
     grid.run("deploy grid.xml").ok();
     all_at(&mut one, "Blitz-0");
     assert_eq!(grid.server("Blitz-0").unwrap()["restarts"], 0);
+    // Whoever claims to have been sent there by another Blitz is asked about all the same.
+    let password = grid.root_password().trim().to_owned();
+    let forged = one.ask(&format!("forge Blitz-1.BlitzAdapter root {password}"));
+    assert!(forged.starts_with("failed "), "{forged}");
+    let forged = one.ask(&format!("forge Blitz-0.BlitzAdapter root {password}"));
+    assert_eq!(forged.trim_end(), "checked True");
 
     // While the master is away, who is reached takes it.
     grid.kill9(grid.master_pid());
-    let password = grid.root_password().trim().to_owned();
     let check = format!("check Blitz-1.BlitzAdapter root {password}");
     assert_eq!(one.ask(&check).trim_end(), "checked True");
     let answer = one.ask("create Blitz-1.BlitzAdapter root");

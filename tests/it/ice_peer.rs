@@ -447,7 +447,7 @@ fn a_client_of_zeroc_calls_us_over_tls() {
 }
 
 /// Connects and waits for the greeting.
-fn greeted(host: &str, port: u16) -> TcpStream {
+pub(crate) fn greeted(host: &str, port: u16) -> TcpStream {
     let mut stream = TcpStream::connect((host, port)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut greeting = [0; 14];
@@ -456,7 +456,7 @@ fn greeted(host: &str, port: u16) -> TcpStream {
     stream
 }
 
-fn address(proxy: &str) -> (String, u16) {
+pub(crate) fn address(proxy: &str) -> (String, u16) {
     match proxy.parse::<Proxy>().unwrap().reference {
         Reference::Direct(endpoints) => match endpoints.first() {
             Some(Endpoint::Tcp(address)) => {

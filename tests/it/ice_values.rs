@@ -361,6 +361,27 @@ fn recorded_values_are_understood_and_written_to_the_byte() {
 }
 
 /// A graph that shares and is a circle: what refers to what stays so, in both encodings and both formats.
+/// In 1.0 the pending instances follow where the signature has classes, though there are none; and nowhere else.
+#[test]
+fn what_follows_in_the_older_encoding_depends_on_the_signature() {
+    let nil = |bytes: &'static [u8]| Encapsulation {
+        version: [1, 0],
+        bytes,
+    };
+    let with = nil(&[0, 0, 0, 0, 0]);
+    let (node, _) = with.decode_with::<Ref<Node>>(DEMO).unwrap();
+    assert_eq!(node, Ref::NIL);
+    assert_eq!(
+        again::<Ref<Node>>(&with, DEMO, Format::Compact).unwrap(),
+        with.bytes
+    );
+    assert!(nil(&[0, 0, 0, 0]).decode_with::<Ref<Node>>(DEMO).is_err());
+    assert_eq!(nil(&[0, 0, 0, 0]).decode::<i32>(), Ok(0));
+    // One stray byte is let pass, as Ice does; more are not.
+    assert_eq!(with.decode::<i32>(), Ok(0));
+    assert!(nil(&[0; 6]).decode::<i32>().is_err());
+}
+
 #[test]
 fn a_graph_keeps_its_shape() {
     for encoding in [Encoding::V10, Encoding::V11] {
@@ -531,6 +552,30 @@ fn graphs_that_lie_are_refused() {
         };
         let error = within.decode_with::<Ref<Node>>(DEMO).err();
         assert_eq!(error, Some(DecodeError::Instance(i64::from(number))));
+    }
+
+    // In 1.1 too a node may refer to itself: it has its number before its members are read.
+    let mut circle = vec![1, 0x21, 12];
+    circle.extend(b"::Demo::Node");
+    circle.extend([1, b'a', 2, 0]);
+    let within = Encapsulation {
+        version: [1, 1],
+        bytes: &circle,
+    };
+    let (node, objects) = within.decode_with::<Ref<Node>>(DEMO).unwrap();
+    assert_eq!(objects.get(node).unwrap().unwrap().left, node);
+    // Types that were not named yet: numbers begin with 1 in either encoding.
+    for index in [0, 1, 200] {
+        let within = Encapsulation {
+            version: [1, 1],
+            bytes: &[1, 0x22, index, 0, 0, 0],
+        };
+        assert!(within.decode_with::<Ref<Node>>(DEMO).is_err(), "{index}");
+        let within = Encapsulation {
+            version: [1, 0],
+            bytes: &[255, 255, 255, 255, 1, 1, 0, 0, 0, 1, index, 4, 0, 0, 0, 0],
+        };
+        assert!(within.decode_with::<Ref<Node>>(DEMO).is_err(), "{index}");
     }
 
     // A tower.

@@ -16,6 +16,7 @@ mod files;
 mod generated;
 mod harness;
 mod ice;
+mod ice_hostile;
 mod ice_peer;
 mod ice_replay;
 mod ice_values;

@@ -223,9 +223,9 @@ impl Door {
         }
     }
 
-    /// Says where a new session of this user belongs, who has come here.
-    async fn belongs(&self, call: &Call, user: &str) -> Belongs {
-        peers::belongs(&self.settings, &self.registry(), call, user).await
+    /// Says where a new session of this user belongs, who has come here; with `stays` only whether it may be opened here.
+    async fn belongs(&self, call: &Call, user: &str, stays: bool) -> Belongs {
+        peers::belongs(&self.settings, &self.registry(), call, user, stays).await
     }
 
     /// Passes a call on to the Blitz with this adapter.

@@ -49,18 +49,20 @@ pub(super) fn was_passed(call: &Call) -> bool {
     context(call, PASSED).is_some()
 }
 
-/// Asks the master, by way of the registry, where a session of this user belongs that somebody wants who came here.
+/// Asks the master, by way of the registry, where a session of this user belongs that somebody wants who came here; with `stays` only
+/// whether it may be opened here.
 pub(super) async fn belongs(
     settings: &Settings,
     registry: &Registry,
     call: &Call,
     user: &str,
+    stays: bool,
 ) -> Belongs {
     if settings.group.is_empty() {
         return Belongs::Here;
     }
     let text = |name: &str| context(call, name).unwrap_or_default();
-    let question = (
+    let wanted = (
         settings.adapter.as_str(),
         user,
         text("omero.group"),
@@ -68,8 +70,8 @@ pub(super) async fn belongs(
         text("omero.ip"),
     );
     let object = registry.object(PLACEMENT.0, PLACEMENT.1);
-    let asked =
-        Call::new(&object, "place", Mode::Nonmutating).with(|writer| question.encode(writer));
+    let asked = Call::new(&object, "place", Mode::Nonmutating)
+        .with(|writer| (wanted, stays).encode(writer));
     let answer = match registry.call(&object, &asked, Some(PLACED)).await {
         Ok(answer) => answer,
         Err(error) => {

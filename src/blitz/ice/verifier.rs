@@ -49,24 +49,28 @@ impl Door {
             Err(malformed) => return malformed,
         };
         let say = |reason: &str, right: bool| done(call, |writer| (reason, right).encode(writer));
-        // A session is joined where it is, and what was passed on has been thought about.
-        let is_new = joined(&user, &password).is_none() && !was_passed(call);
-        let belongs = match is_new {
-            true => self.belongs(call, &user).await,
-            false => Belongs::Here,
+        // A session is joined where it is. Whether a call was passed on is only what it says of itself: a route holds all the same.
+        let passed = was_passed(call);
+        let mut belongs = match joined(&user, &password) {
+            Some(_) => Belongs::Here,
+            None => self.belongs(call, &user, passed).await,
         };
-        match belongs {
-            Belongs::Here => {}
-            Belongs::Nowhere(reason) => return say(&reason, false),
-            Belongs::To(adapter) => {
-                if let Some(answer) = self.pass_to(&adapter, call).await {
-                    let verified = results::<(String, bool)>(&answer);
-                    if verified.is_ok_and(|(_, right)| right) {
-                        self.grant(call, &user, Grant::Elsewhere(adapter)).await;
-                    }
-                    return answer;
+        if let Belongs::To(adapter) = &belongs {
+            if let Some(answer) = self.pass_to(adapter, call).await {
+                let verified = results::<(String, bool)>(&answer);
+                if verified.is_ok_and(|(_, right)| right) {
+                    self.grant(call, &user, Grant::Elsewhere(adapter.clone()))
+                        .await;
                 }
+                return answer;
             }
+            // It has gone meanwhile, or takes none any more.
+            belongs = self.belongs(call, &user, true).await;
+        }
+        match belongs {
+            Belongs::Nowhere(reason) if passed => return failed(reason),
+            Belongs::Nowhere(reason) => return say(&reason, false),
+            Belongs::Here | Belongs::To(_) => {}
         }
         match self.check(call, &user, &password).await {
             Checked::Right => say("", true),

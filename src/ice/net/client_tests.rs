@@ -308,3 +308,25 @@ async fn endpoints_are_tried_until_one_answers() {
         assert_eq!(answer, Answer::done(Encoding::V11, |_| {}));
     }
 }
+
+#[tokio::test]
+async fn nothing_is_said_before_the_greeting_which_is_waited_for_as_the_endpoint_says() {
+    use tokio::io::AsyncReadExt as _;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // In milliseconds.
+    let proxy: Proxy = format!("x:tcp -h 127.0.0.1 -p {port} -t 300")
+        .parse()
+        .unwrap();
+    let client = Client::new(ClientSettings::default());
+    let begin = std::time::Instant::now();
+    let call = Call::new(&proxy, "ice_ping", Mode::Normal);
+    let (answer, accepted) = tokio::join!(client.invoke(&proxy, &call, None), listener.accept());
+    assert!(answer.unwrap_err().was_not_done());
+    let took = begin.elapsed();
+    assert!(took >= Duration::from_millis(300) && took < Duration::from_secs(30));
+    let mut heard = Vec::new();
+    let (mut stream, _) = accepted.unwrap();
+    stream.read_to_end(&mut heard).await.unwrap();
+    assert_eq!(heard, b"");
+}

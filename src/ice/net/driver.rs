@@ -39,6 +39,9 @@ const READ_MOST: usize = 64 * 1024;
 /// Buffers of more than this are given back as soon as they are empty.
 const KEEP: usize = 256 * 1024;
 
+/// After how many bytes that were read others have their turn: whoever sends on and on holds nobody up.
+const SHARE: usize = 64 * 1024;
+
 /// How long the goodbye of TLS may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -169,6 +172,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     async fn serve(&mut self) -> Ended {
         // Set before it is first waited for.
         let mut timer = pin!(sleep_until(Instant::now()));
+        let mut served = 0;
         loop {
             if let Err(why) = self.turn() {
                 return why;
@@ -178,8 +182,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 timer.as_mut().reset(at);
             }
             let event = poll_fn(|cx| self.poll_event(timer.as_mut(), cx)).await;
+            if let Event::Read(Ok(count)) = &event {
+                served += count;
+            }
             if let Err(why) = self.handle(event) {
                 return why;
+            }
+            if served >= SHARE {
+                served = 0;
+                tokio::task::yield_now().await;
             }
         }
     }

@@ -311,6 +311,21 @@ async fn whoever_does_not_keep_to_the_protocol_loses_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn heartbeats_have_no_answer_and_a_close_may_say_that_compression_is_understood() {
+    let mut peer = server().await;
+    let heartbeat = bytes_of(&Message::Validate);
+    peer.send(&heartbeat.repeat(3)).await;
+    peer.send(&request(1, "echo", b"the first answer")).await;
+    assert_eq!(peer.receive().await, "1: the first answer");
+    // As Ice 3.7 sends it.
+    let mut close = bytes_of(&Message::Close);
+    close[9] = 1;
+    peer.send(&close).await;
+    assert_eq!(peer.receive().await, "end");
+    assert!(matches!(peer.ended().await, Ended::ByPeer));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_id_is_used_again_only_after_its_answer() {
     let mut peer = server().await;
     peer.send(&request(1, "slow", b"a")).await;
@@ -372,6 +387,21 @@ async fn who_never_reads_is_bounded_and_dropped() {
     // What fits into the buffers of either side, and no more.
     assert!(sent < 40, "{sent}");
     assert!(peer.begun() < 25);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_sends_on_and_on_does_not_keep_others_from_their_turn() {
+    let flood = request(0, "echo", b"").repeat(200_000);
+    let mut peer = connect(Side::Server, Settings::default(), flood.len());
+    assert_eq!(peer.receive().await, "Validate");
+    // All of it is there before any of it is read.
+    peer.send(&flood).await;
+    let mut turns = 0;
+    while peer.begun() < 200_000 {
+        turns += 1;
+        tokio::task::yield_now().await;
+    }
+    assert!(turns > flood.len() / SHARE / 2, "{turns}");
 }
 
 #[tokio::test(start_paused = true)]

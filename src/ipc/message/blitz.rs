@@ -20,7 +20,8 @@ impl Link for BlitzLink {
 }
 
 /// What a Blitz asks at the registry, over Ice, where a session belongs that somebody wants to open: name and category of the object. Its
-/// operation `place` takes the adapter that was reached, user, group, agent and address, and returns the adapter where the session belongs.
+/// operation `place` takes the adapter that was reached, user, group, agent and address, and whether the only question is if the session may
+/// be opened there; it returns the adapter where the session belongs.
 pub const PLACEMENT: (&str, &str) = ("Placement", "omero-grid");
 
 /// Who asks for something that not everybody may do.

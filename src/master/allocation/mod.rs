@@ -76,13 +76,17 @@ pub(crate) struct World {
 
 /// What is known of whoever wants a session. All but the user is what the client says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Facts {
-    pub(crate) user: String,
-    pub(crate) group: String,
-    pub(crate) agent: String,
-    pub(crate) client: String,
+pub struct Facts {
+    /// The user's name.
+    pub user: String,
+    /// The group to work in; empty for the user's own.
+    pub group: String,
+    /// What the client calls itself.
+    pub agent: String,
+    /// The client's address.
+    pub client: String,
     /// The Blitz that was reached, by the locator's load balancing; `None` for whoever asks the master.
-    pub(crate) entry: Option<ServerId>,
+    pub entry: Option<ServerId>,
 }
 
 /// Draws a number below the one given, which is never zero.
