@@ -22,7 +22,7 @@ use super::types::LoadSample;
 use crate::descriptor::LoadBalancingPolicy;
 use crate::ice::net::{
     Adapter, BindError, Client, ClientSettings, Dispatcher, Incoming, Responder, Servants, Served,
-    Settings as NetSettings,
+    Settings as NetSettings, Tls, TlsError,
 };
 use crate::ice::{Address, Encoding, Endpoint, Identity, Proxy, Reference};
 use crate::master::Handle;
@@ -55,6 +55,9 @@ pub enum FaceError {
     /// It cannot listen.
     #[error("the registry cannot listen")]
     Bind(#[source] BindError),
+    /// Its keys and certificates cannot be used.
+    #[error("the registry cannot speak TLS")]
+    Tls(#[source] TlsError),
 }
 
 /// What the servants share.
@@ -386,7 +389,9 @@ pub struct Face {
 impl Face {
     /// Listens, with these settings, for this grid.
     pub async fn open(settings: Settings, handle: Handle) -> Result<Self, FaceError> {
+        let tls = settings.tls.as_ref().map(Tls::new).transpose();
         let net = Arc::new(NetSettings {
+            tls: tls.map_err(FaceError::Tls)?.unwrap_or_default(),
             message_max: settings.message_max,
             default_host: settings.default_host.clone(),
             ..NetSettings::default()
