@@ -92,6 +92,7 @@ pub(crate) async fn open(
             FaceError::Taken { .. } => format!(
                 "end that process, or give this grid other endpoints: omero-grid config set {CLIENT} 'tcp -h 127.0.0.1 -p PORT' (an empty value turns the registry off)"
             ),
+            FaceError::Tls(_) => "see properties IceSSL.CertFile, IceSSL.KeyFile, IceSSL.CAs, IceSSL.Password and IceSSL.DefaultDir".to_owned(),
             FaceError::Bind(_) => format!("see property {CLIENT}"),
         };
         Failure::new(code::FAILED, chain(&error)).hint(hint)

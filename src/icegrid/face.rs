@@ -25,7 +25,7 @@ use super::types::LoadSample;
 use crate::descriptor::LoadBalancingPolicy;
 use crate::ice::net::{
     Adapter, BindError, Client, ClientSettings, Dispatcher, Incoming, Responder, Servants, Served,
-    Settings as NetSettings,
+    Settings as NetSettings, Tls, TlsError,
 };
 use crate::ice::{Address, Encoding, Endpoint, Identity, Proxy, Reference};
 use crate::ipc::message::blitz::PLACEMENT;
@@ -62,6 +62,9 @@ pub enum FaceError {
     /// It cannot listen.
     #[error("the registry cannot listen")]
     Bind(#[source] BindError),
+    /// Its keys and certificates cannot be used.
+    #[error("the registry cannot speak TLS")]
+    Tls(#[source] TlsError),
 }
 
 /// What the servants share.
@@ -415,7 +418,9 @@ impl Face {
         handle: Handle,
         mut inherited: Vec<TcpListener>,
     ) -> Result<Self, FaceError> {
+        let tls = settings.tls.as_ref().map(Tls::new).transpose();
         let net = Arc::new(NetSettings {
+            tls: tls.map_err(FaceError::Tls)?.unwrap_or_default(),
             message_max: settings.message_max,
             default_host: settings.default_host.clone(),
             ..NetSettings::default()

@@ -10,8 +10,8 @@ use super::face::Grid;
 use super::operation::{Outcome, Raised, later, now, params};
 use super::session::{self, Kind};
 use super::settings::Verifier;
-use super::types::{PermissionDeniedException, SessionPermissionDeniedException};
-use crate::ice::net::{Answer, Call, Incoming, Responder, Servant, Served};
+use super::types::{PermissionDeniedException, SessionPermissionDeniedException, SslInfo};
+use crate::ice::net::{Answer, Call, Connection, Incoming, Responder, Servant, Served};
 use crate::ice::{Encapsulation, Encode as _, Missing, Mode, Proxy, Thrown};
 use crate::model::Secret;
 
@@ -27,34 +27,40 @@ impl Servant for Registry {
     }
 
     fn dispatch(&self, incoming: &Incoming<'_>, responder: Responder<'_>) -> Served {
-        let kind = match incoming.target().operation {
-            "createAdminSession" => Kind::Admin,
-            "createSession" => Kind::Client,
-            "createAdminSessionFromSecureConnection" | "createSessionFromSecureConnection" => {
-                let refused = denied(
-                    "sessions need a user and a password: there is no verifier of certificates",
-                );
-                return now::<()>(responder, Err(refused));
-            }
+        let (kind, by_certificate) = match incoming.target().operation {
+            "createAdminSession" => (Kind::Admin, false),
+            "createSession" => (Kind::Client, false),
+            "createAdminSessionFromSecureConnection" => (Kind::Admin, true),
+            "createSessionFromSecureConnection" => (Kind::Client, true),
             "getSessionTimeout" | "getACMTimeout" => {
                 let seconds = self.0.settings.session_timeout.as_secs();
                 return now(responder, Ok(i32::try_from(seconds).unwrap_or(i32::MAX)));
             }
             _ => return responder.missing(Missing::Operation),
         };
-        let (user, password) = match params::<(String, String)>(incoming) {
-            Ok((user, password)) => (user, Secret::new(password)),
-            Err(raised) => return now::<()>(responder, Err(raised)),
+        let given = match by_certificate {
+            true => Ok(None),
+            false => params::<(String, String)>(incoming)
+                .map(|(user, password)| Some((user, Secret::new(password)))),
         };
         let (grid, connection) = (self.0.clone(), incoming.connection.clone());
         if grid.sessions.are_too_many() {
             return now::<()>(responder, Err(denied("too many sessions are open")));
         }
-        later(responder, async move {
-            admit(&grid, kind, &user, &password).await?;
-            info!(user = ?user, peer = %connection.peer(), kind = ?kind, "a session with the registry");
-            Ok(Some(session::open(&grid, kind, user, &connection)))
-        })
+        match given {
+            Err(raised) => now::<()>(responder, Err(raised)),
+            Ok(given) => later(responder, async move {
+                let user = match given {
+                    Some((user, password)) => {
+                        admit(&grid, kind, &user, &password).await?;
+                        user
+                    }
+                    None => admit_by_certificate(&grid, kind, &connection).await?,
+                };
+                info!(user = ?user, peer = %connection.peer(), kind = ?kind, "a session with the registry");
+                Ok(Some(session::open(&grid, kind, user, &connection)))
+            }),
+        }
     }
 }
 
@@ -87,8 +93,54 @@ async fn admit(grid: &Grid, kind: Kind, user: &str, password: &Secret) -> Outcom
                 Ok(false) | Err(_) => Err(denied("permission denied")),
             }
         }
-        Verifier::Remote(verifier) => ask(grid, verifier, user, password).await,
+        Verifier::Remote(verifier) => {
+            let call = Call::new(verifier, "checkPermissions", Mode::Nonmutating)
+                .with(|writer| (user, password.reveal()).encode(writer));
+            ask(grid, verifier, &call).await
+        }
     }
+}
+
+/// Refuses whoever is not to be let in by the certificate of a connection. Returns whom it names.
+async fn admit_by_certificate(grid: &Grid, kind: Kind, connection: &Connection) -> Outcome<String> {
+    let (verifier, property) = match kind {
+        Kind::Admin => (
+            &grid.settings.admin_ssl_verifier,
+            "IceGrid.Registry.AdminSSLPermissionsVerifier",
+        ),
+        Kind::Client => (
+            &grid.settings.ssl_verifier,
+            "IceGrid.Registry.SSLPermissionsVerifier",
+        ),
+    };
+    if *verifier == Verifier::Nobody {
+        return Err(denied(format!(
+            "no ssl permissions verifier is configured: see property {property}"
+        )));
+    }
+    let Some(encryption) = connection.encryption() else {
+        return Err(denied("not ssl connection"));
+    };
+    let user = encryption.subject();
+    // An administrator without a certificate is for the verifier to judge, as with IceGrid.
+    if user.is_empty() && kind == Kind::Client {
+        return Err(denied("empty user DN"));
+    }
+    if let Verifier::Remote(verifier) = verifier {
+        let (peer, local) = (connection.peer(), connection.local());
+        let about = SslInfo {
+            remote_host: peer.ip().to_string(),
+            remote_port: peer.port().into(),
+            local_host: local.ip().to_string(),
+            local_port: local.port().into(),
+            cipher: encryption.cipher.to_owned(),
+            certs: encryption.pem(),
+        };
+        let call =
+            Call::new(verifier, "authorize", Mode::Nonmutating).with(|writer| about.encode(writer));
+        ask(grid, verifier, &call).await?;
+    }
+    Ok(user)
 }
 
 /// Returns whether a file of users and hashes has this user with this password.
@@ -108,11 +160,8 @@ fn is_in(path: &Path, user: &str, password: &Secret) -> bool {
 }
 
 /// Asks another verifier.
-async fn ask(grid: &Grid, verifier: &Proxy, user: &str, password: &Secret) -> Outcome<()> {
-    let call = Call::new(verifier, "checkPermissions", Mode::Nonmutating).with(|writer| {
-        (user, password.reveal()).encode(writer);
-    });
-    let answer = grid.client.invoke(verifier, &call, Some(VERIFY)).await;
+async fn ask(grid: &Grid, verifier: &Proxy, call: &Call) -> Outcome<()> {
+    let answer = grid.resolver().invoke(verifier, call, Some(VERIFY)).await;
     let encapsulation = |encoding: [u8; 2]| {
         move |bytes| Encapsulation {
             version: encoding,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::types::Texts;
+use crate::ice::net::{TlsSettings, VerifyPeer};
 use crate::ice::{Endpoint, Identity, ParseError, Proxy};
 
 /// Where clients look for the registry unless it is said otherwise (DESIGN.md §1).
@@ -44,6 +45,12 @@ pub struct Settings {
     pub verifier: Verifier,
     /// Who may open an administrator's session (`IceGrid.Registry.AdminPermissionsVerifier`, `.AdminCryptPasswords`).
     pub admin_verifier: Verifier,
+    /// Who may open a session by certificate (`IceGrid.Registry.SSLPermissionsVerifier`).
+    pub ssl_verifier: Verifier,
+    /// Who may open an administrator's session by certificate (`IceGrid.Registry.AdminSSLPermissionsVerifier`).
+    pub admin_ssl_verifier: Verifier,
+    /// Keys and certificates (`IceSSL.*`), where it listens for TLS.
+    pub tls: Option<TlsSettings>,
     /// How long a session lasts of which nothing is heard (`IceGrid.Registry.SessionTimeout`).
     pub session_timeout: Duration,
     /// The largest message (`Ice.MessageSizeMax`), in bytes.
@@ -100,14 +107,7 @@ impl Settings {
                 Err(_) => Err(wrong(name, &text, "this is no whole number".to_owned())),
             },
         };
-        let verifier = |kind: &str| -> Result<Option<Verifier>, SettingsError> {
-            let (name, file) = (
-                format!("IceGrid.Registry.{kind}PermissionsVerifier"),
-                format!("IceGrid.Registry.{kind}CryptPasswords"),
-            );
-            if let Some(path) = some(&file) {
-                return Ok(Some(Verifier::CryptPasswords(path.into())));
-            }
+        let by_proxy = |name: String| -> Result<Option<Verifier>, SettingsError> {
             let Some(text) = some(&name) else {
                 return Ok(None);
             };
@@ -122,6 +122,14 @@ impl Settings {
                 true => Verifier::Null,
                 false => Verifier::Remote(Box::new(proxy)),
             }))
+        };
+        let verifier = |kind: &str| match some(&format!("IceGrid.Registry.{kind}CryptPasswords")) {
+            Some(path) => Ok(Some(Verifier::CryptPasswords(path.into()))),
+            None => by_proxy(format!("IceGrid.Registry.{kind}PermissionsVerifier")),
+        };
+        let ssl_verifier = |kind: &str| {
+            let verifier = by_proxy(format!("IceGrid.Registry.{kind}SSLPermissionsVerifier"));
+            Ok::<_, SettingsError>(verifier?.unwrap_or_default())
         };
         const CLIENT: &str = "IceGrid.Registry.Client.Endpoints";
         let client = get(CLIENT).unwrap_or_else(|| CLIENT_ENDPOINTS.to_owned());
@@ -142,10 +150,24 @@ impl Settings {
             false => Verifier::Nobody,
         };
         let collocated = number("IceGrid.Node.CollocateRegistry")?.is_some_and(|n| n > 0);
+        let server = endpoints(SERVER, &server)?;
+        let mut listens = client.iter().chain(&server);
+        // What others of the grid need may not be there for this one.
+        let tls = listens
+            .any(|endpoint| matches!(endpoint, Endpoint::Ssl(_)))
+            .then(|| TlsSettings::of(get))
+            .transpose()
+            .map_err(|error| {
+                let name = "IceSSL.VerifyPeer";
+                wrong(name, &get(name).unwrap_or_default(), error.to_string())
+            })?;
         Ok(Self {
-            server: endpoints(SERVER, &server)?,
             client_published: published("Client")?,
             server_published: published("Server")?,
+            server,
+            ssl_verifier: ssl_verifier("")?,
+            admin_ssl_verifier: ssl_verifier("Admin")?,
+            tls,
             instance: some("IceGrid.InstanceName").unwrap_or_else(|| "IceGrid".to_owned()),
             dynamic: number("IceGrid.Registry.DynamicRegistration")?.is_some_and(|n| n > 0),
             default_templates: some("IceGrid.Registry.DefaultTemplates").map(PathBuf::from),
@@ -178,7 +200,11 @@ impl Settings {
 
     /// Returns what is to be said at each start: whom the null verifier lets in from outside.
     pub fn warning(&self) -> Option<String> {
-        let open = [&self.verifier, &self.admin_verifier].contains(&&Verifier::Null);
+        let by_certificate = [&self.ssl_verifier, &self.admin_ssl_verifier];
+        let tls = self.tls.as_ref();
+        let unasked = tls.is_some_and(|tls| tls.verify_peer != VerifyPeer::Required);
+        let open = [&self.verifier, &self.admin_verifier].contains(&&Verifier::Null)
+            || unasked && by_certificate.contains(&&Verifier::Null);
         let outside = self
             .client
             .iter()
@@ -259,6 +285,25 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(local.verifier, Verifier::Null);
+    }
+
+    #[test]
+    fn certificates_are_read_where_it_listens_for_them() {
+        let verify = ("IceSSL.VerifyPeer", "1");
+        assert_eq!(of(&[verify]).unwrap().tls, None);
+        let null = (
+            "IceGrid.Registry.AdminSSLPermissionsVerifier",
+            "IceGrid/NullSSLPermissionsVerifier",
+        );
+        let endpoint = ("IceGrid.Registry.Client.Endpoints", "ssl -h 192.0.2.1");
+        let settings = of(&[endpoint, null, verify]).unwrap();
+        assert_eq!(settings.admin_ssl_verifier, Verifier::Null);
+        assert_eq!(settings.ssl_verifier, Verifier::Nobody);
+        // Whoever has no certificate is let in, too.
+        assert!(settings.warning().is_some());
+        assert_eq!(of(&[endpoint, null]).unwrap().warning(), None);
+        let error = of(&[endpoint, ("IceSSL.VerifyPeer", "9")]).unwrap_err();
+        assert!(error.to_string().contains("IceSSL.VerifyPeer"), "{error}");
     }
 
     #[test]

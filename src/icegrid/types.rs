@@ -450,6 +450,18 @@ record! {
     }
 }
 
+record! {
+    /// Glacier2's: what is known of an encrypted connection. Certificates are PEM, the other side's own first.
+    pub struct SslInfo {
+        pub remote_host: String,
+        pub remote_port: i32,
+        pub local_host: String,
+        pub local_port: i32,
+        pub cipher: String,
+        pub certs: Vec<String>,
+    }
+}
+
 /// Declares exceptions with one text.
 macro_rules! of_one_text {
     ($($(#[$meta:meta])* $name:ident($type_id:literal) $member:ident;)*) => {$(

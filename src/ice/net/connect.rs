@@ -20,6 +20,7 @@ use super::dispatch::Dispatcher;
 use super::driver::{Driver, Side};
 use super::error::{ConnectError, Ended};
 use super::settings::Settings;
+use super::tls::Encryption;
 use crate::telemetry::chain;
 
 /// The task of a connection, to be spawned by whoever owns it. The connection stands still without it, and ends when it is dropped.
@@ -182,6 +183,9 @@ pub(super) fn accepted(
             let handshake = tokio::time::timeout(life.0.settings.stall, acceptor.accept(stream));
             let why = match handshake.await {
                 Ok(Ok(stream)) => {
+                    let encryption = Encryption::of(stream.get_ref().1);
+                    // There is one handshake.
+                    let _ = life.0.encryption.set(Box::new(encryption));
                     let driver = Driver::new(stream, life, Side::Server, Some(dispatcher));
                     // What the handshake needed is not kept for as long as the connection lives.
                     return Box::pin(driver.run()).await;

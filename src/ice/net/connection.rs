@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use super::dispatch::Dispatcher;
 use super::error::{Ended, InvokeError};
 use super::settings::{Acm, Settings};
 use super::squeeze::squeeze;
+use super::tls::Encryption;
 
 /// How many calls may be given up before their answers have come. A peer that owes more than this is not worth a connection.
 const ABANDONED_MAX: usize = 4096;
@@ -61,6 +62,8 @@ impl About {
 pub(super) struct Shared {
     pub(super) about: About,
     pub(super) settings: Arc<Settings>,
+    /// Known of a connection that was accepted, once it has shaken hands.
+    pub(super) encryption: OnceLock<Box<Encryption>>,
     state: Mutex<State>,
     /// There is room again for messages to be sent.
     pub(super) room: Notify,
@@ -114,6 +117,7 @@ impl Shared {
         Self {
             about,
             settings,
+            encryption: OnceLock::new(),
             state: Mutex::new(State {
                 phase: Phase::Open,
                 out: Writer::default(),
@@ -301,6 +305,11 @@ impl Connection {
     /// Returns whether the connection is encrypted.
     pub fn is_encrypted(&self) -> bool {
         self.shared.about.encrypted
+    }
+
+    /// Returns how a connection is encrypted that was accepted, and whom the other side's certificates name.
+    pub fn encryption(&self) -> Option<&Encryption> {
+        self.shared.encryption.get().map(|known| &**known)
     }
 
     /// Returns whether calls can be made over it.

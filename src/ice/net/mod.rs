@@ -26,4 +26,4 @@ pub use dispatch::{Dispatcher, Incoming, Responder, Served, Work, malformed};
 pub use error::{ConnectError, Ended, InvokeError};
 pub use servants::{Servant, Servants, serve};
 pub use settings::{Acm, Heartbeat, IdleClose, Settings};
-pub use tls::{Tls, TlsError, TlsSettings, VerifyPeer};
+pub use tls::{Encryption, Tls, TlsError, TlsSettings, VerifyPeer};

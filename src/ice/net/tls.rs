@@ -7,6 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use p12_keystore::{KeyStore, Pkcs12ImportPolicy};
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::client::danger::{
@@ -41,7 +43,7 @@ pub enum VerifyPeer {
 }
 
 /// What `IceSSL.*` says.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TlsSettings {
     /// Where files are that are named without a folder (`IceSSL.DefaultDir`).
     pub dir: Option<PathBuf>,
@@ -184,6 +186,52 @@ impl fmt::Debug for Tls {
             .field("connects", &self.connector.is_some())
             .field("accepts", &self.acceptor.is_some())
             .finish()
+    }
+}
+
+/// How a connection is encrypted that was accepted, and who is at its other end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encryption {
+    /// The name of the cipher suite.
+    pub cipher: &'static str,
+    /// The other side's certificate and what it is signed by; none from who has none, or was not asked. They were looked at already.
+    certificates: Vec<CertificateDer<'static>>,
+}
+
+impl Encryption {
+    pub(super) fn of(handshake: &rustls::ServerConnection) -> Self {
+        let suite = handshake.negotiated_cipher_suite();
+        let certificates = handshake.peer_certificates().unwrap_or_default();
+        Self {
+            cipher: suite
+                .and_then(|known| known.suite().as_str())
+                .unwrap_or_default(),
+            certificates: certificates.to_vec(),
+        }
+    }
+
+    /// Returns whom the other side's certificate names: its subject. Nobody is empty.
+    pub fn subject(&self) -> String {
+        let own = self.certificates.first();
+        let read = own.and_then(|own| p12_keystore::Certificate::from_der(own).ok());
+        read.map_or_else(String::new, |certificate| certificate.subject().to_owned())
+    }
+
+    /// Returns the other side's certificates as PEM, its own first.
+    pub fn pem(&self) -> Vec<String> {
+        let one = |certificate: &CertificateDer<'_>| {
+            let text = BASE64_STANDARD.encode(certificate);
+            let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
+            let mut rest = text.as_str();
+            while !rest.is_empty() {
+                let (line, more) = rest.split_at_checked(64).unwrap_or((rest, ""));
+                pem.push_str(line);
+                pem.push('\n');
+                rest = more;
+            }
+            pem + "-----END CERTIFICATE-----\n"
+        };
+        self.certificates.iter().map(one).collect()
     }
 }
 
