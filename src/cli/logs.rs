@@ -56,7 +56,9 @@ pub(crate) async fn run(context: &Context, args: LogsArgs) -> Result<(), Failure
 /// Returns the files of a server, a node or the master.
 fn files(context: &Context, id: Option<&str>) -> Result<Vec<Log>, Failure> {
     let mut paths = context.paths.clone();
-    paths.set_output(face::site_node_settings(&paths)?.output);
+    // A setting that cannot be read is refused where a grid is started.
+    let settings = face::site_node_settings(&paths).unwrap_or_default();
+    paths.set_output(settings.output);
     let candidates = match id {
         None => vec![paths.master_log()],
         Some(id) => {

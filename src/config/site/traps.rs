@@ -14,7 +14,7 @@ pub fn traps(omero_dir: &Path) -> Vec<String> {
         // A file that cannot be read is said where it is used.
         if let Ok(Some(edits)) = file.edits {
             found.push(format!(
-                "{}: is made anew from {} at each start, which undoes what was changed in it by hand: {edits}",
+                "{}: is made anew from {} at each start; what is different in it does not count: {edits}",
                 file.path.display(),
                 file.template.display()
             ));
@@ -61,7 +61,7 @@ pub(super) fn settings(omero_dir: &Path) -> Vec<String> {
     found
 }
 
-fn is_secret(key: &str) -> bool {
+pub(super) fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     key.ends_with("pass") || key.ends_with("password")
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::super::traps::is_secret;
 use super::super::{SiteFiles, Values};
 use crate::descriptor::xml::{Event, Reader, decode};
 use crate::descriptor::{Disk, KINDS, MAX_FILE, Source};
@@ -14,7 +15,7 @@ pub(super) fn of(
     values: &Values,
     java_options: &[String],
 ) -> Result<Vec<String>, String> {
-    let read = |source: &dyn Source| -> Result<BTreeMap<String, i64>, String> {
+    let read = |source: &dyn Source| -> Result<Elements, String> {
         let bytes = source
             .read(generated, MAX_FILE)
             .map_err(|error| error.to_string())?;
@@ -26,15 +27,20 @@ pub(super) fn of(
     }
     let edits = count.into_iter().filter(|(_, number)| *number != 0);
     Ok(edits
-        .map(|(element, number)| match number > 0 {
+        .map(|((element, _), number)| match number > 0 {
             true => format!("{element} was added"),
             false => format!("{element} is missing"),
         })
         .collect())
 }
 
+/// How often each element is there: as it is shown, and as it is.
+type Elements = BTreeMap<(String, String), i64>;
+
 /// An element that is being read.
 struct Open {
+    /// Its name and attributes, as they are shown.
+    shown: String,
     /// Its name and attributes.
     head: String,
     /// What it is called by those within it.
@@ -44,11 +50,7 @@ struct Open {
 }
 
 /// Counts the elements of a file; each is named with those around it.
-fn elements(
-    text: &str,
-    values: &Values,
-    java_options: &[String],
-) -> Result<BTreeMap<String, i64>, String> {
+fn elements(text: &str, values: &Values, java_options: &[String]) -> Result<Elements, String> {
     let mut reader = Reader::new(0, text);
     let mut open: Vec<Open> = Vec::new();
     let mut count = BTreeMap::new();
@@ -62,8 +64,17 @@ fn elements(
                     .map(|a| (a.name.as_str(), a.value.as_str()))
                     .collect();
                 attributes.sort_unstable();
+                let is_secret = attributes
+                    .iter()
+                    .any(|(name, value)| *name == "name" && is_secret(value));
+                let mut shown = head.clone();
                 for (name, value) in &attributes {
                     head.push_str(&format!(" {name}=\"{value}\""));
+                    let value = match is_secret && *name == "value" {
+                        true => "********",
+                        false => value,
+                    };
+                    shown.push_str(&format!(" {name}=\"{value}\""));
                 }
                 let naming = ["id", "name", "template"];
                 let name = naming.iter().find_map(|wanted| {
@@ -78,6 +89,7 @@ fn elements(
                 let ignored = element.name == "property"
                     && property.is_some_and(|(_, name)| is_rewritten(name, values));
                 open.push(Open {
+                    shown,
                     head,
                     label,
                     text: String::new(),
@@ -96,11 +108,15 @@ fn elements(
                     element.ignored || element.label == "option" && is_of_java(text, java_options);
                 if !ignored {
                     let labels = open.iter().map(|around| around.label.as_str());
-                    let around = labels.filter(|label| *label != "icegrid");
-                    let mut name: Vec<&str> = around.collect();
-                    let whole = format!("<{}>{text}", element.head);
-                    name.push(&whole);
-                    *count.entry(name.join(", ")).or_default() += 1;
+                    let around: Vec<&str> = labels.filter(|label| *label != "icegrid").collect();
+                    let whole = |head: &str| {
+                        let whole = format!("<{head}>{text}");
+                        let mut name = around.clone();
+                        name.push(&whole);
+                        name.join(", ")
+                    };
+                    let element = (whole(&element.shown), whole(&element.head));
+                    *count.entry(element).or_default() += 1;
                 }
             }
             Event::Eof => return Ok(count),
@@ -125,7 +141,7 @@ fn is_of_java(option: &str, java_options: &[String]) -> bool {
 mod tests {
     use super::*;
 
-    fn counted(text: &str) -> BTreeMap<String, i64> {
+    fn counted(text: &str) -> Elements {
         let values = [("omero.a.blitz".to_owned(), "1".to_owned())].into();
         elements(text, &values, &["-Dx".to_owned()]).unwrap()
     }
@@ -141,10 +157,30 @@ mod tests {
         let edited = written.replace("-jar", "-cp");
         assert_ne!(counted(template), counted(&edited));
         assert!(
-            counted(&edited).contains_key("server S, <option>-cp"),
+            counted(&edited)
+                .keys()
+                .any(|(shown, _)| shown == "server S, <option>-cp"),
             "{:?}",
             counted(&edited)
         );
         assert!(elements("<a><b></a>", &Values::new(), &[]).is_err());
+    }
+
+    #[test]
+    fn a_password_is_compared_and_not_shown() {
+        let of = |pass: &str| {
+            counted(&format!(
+                r#"<icegrid><property name="omero.db.pass" value="{pass}"/></icegrid>"#
+            ))
+        };
+        assert_ne!(of("one"), of("two"));
+        let shown = of("one").into_keys().map(|(shown, _)| shown);
+        let expected = r#"<property name="omero.db.pass" value="********">"#;
+        assert_eq!(
+            shown
+                .filter(|shown| shown.contains("pass"))
+                .collect::<Vec<_>>(),
+            [expected]
+        );
     }
 }
