@@ -65,7 +65,8 @@ impl Allocator {
 
     /// Returns how much is being done that nobody waits for.
     fn left_behind(&self) -> usize {
-        let behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        while behind.try_join_next().is_some() {}
         behind.len()
     }
 
