@@ -118,7 +118,6 @@ fn stock_omero_starts_looks_at_and_stops_a_site() {
     assert_eq!(site.status()["master"]["pid"], master);
     stock.omero("admin status").ok();
     stock.omero("admin status --nodeonly").ok();
-    stock.omero("admin waitup --wait 30").ok();
     let refused = stock.omero("admin start").exits(876 % 256);
     assert!(all(&refused).contains("Server already running"));
     assert_eq!(stock.pid_file(), master);
@@ -126,8 +125,6 @@ fn stock_omero_starts_looks_at_and_stops_a_site() {
     const SERVERS: &str = "Blitz-0\nOMERO.Glacier2\nProcessor-0\n";
     assert_eq!(stock.omero("admin ice server list").ok().stdout, SERVERS);
     let blitz = stock.active("Blitz-0");
-    stock.active("OMERO.Glacier2");
-    stock.active("Processor-0");
     stock.omero("admin ice server state nobody").exits(1);
     let mut console = stock.command("admin ice");
     let console = site.finish(&mut console, "server list\nquit\n").ok();
@@ -144,6 +141,8 @@ fn stock_omero_starts_looks_at_and_stops_a_site() {
         format!("Commands: icegridadmin --version 3.6.5 ({}", bin.display()),
         "Server: icegridnode running".to_owned(),
         format!("Server: Blitz-0 active (pid = {blitz}, enabled)"),
+        "Server: OMERO.Glacier2 active (pid = ".to_owned(),
+        "Server: Processor-0 active (pid = ".to_owned(),
         format!("OMERO SSL port:{ssl}"),
         format!("OMERO TCP port:{tcp}"),
     ] {
@@ -164,7 +163,6 @@ fn stock_omero_starts_looks_at_and_stops_a_site() {
     stock.omero("admin restart --wait 30").ok();
     assert!(!alive(master));
     assert_ne!(stock.pid_file(), master);
-    stock.omero("admin status").ok();
     stock.omero("admin stop --wait 30").ok();
     assert_eq!(living(site.dir()), []);
     stock.omero("admin status").exits(1);

@@ -312,7 +312,9 @@ fn start_with_builtin_runs_the_compiled_in_descriptor() {
 fn a_start_that_does_not_get_everything_active_leaves_the_grid_up() {
     let late = server("late", "/bin/sh")
         .option("-c")
-        .option("test -e well || exit 7; exec sleep 3600");
+        .option("test -e well || exit 7; exec sleep 3600")
+        // A shell may be slow where much else runs.
+        .property("omero.grid.ready", "500");
     let grid = Grid::new(&application(&[node("n", &[sleeper("s"), late])]));
     grid.run("start grid.xml --wait 1").exits(5).says(&[
         "not everything is active after 1 s",
