@@ -105,6 +105,11 @@ impl Servant for LoggerAdmin {
 
 impl LoggerAdmin {
     fn attach(&self, to: Proxy, wanted: Wanted) -> Outcome<()> {
+        // One that goes to the journal has no file.
+        if !self.path.exists() {
+            let path = self.path.display();
+            return Err(Raised::Failed(format!("there is no log at {path}")));
+        }
         let mut attached = lock(&self.session.loggers);
         attached.retain(|_, told| !told.is_finished());
         let key = (self.path.clone(), to.clone());

@@ -98,6 +98,7 @@ impl Open {
         let ends = self.end.clone();
         let watching = &grid.sessions.watching;
         let mut watching = watching.lock().unwrap_or_else(PoisonError::into_inner);
+        while watching.try_join_next().is_some() {}
         watching.spawn(async move {
             // Cancel safe: what is done for a session that has ended need not be done to its end.
             tokio::select! {

@@ -311,7 +311,7 @@ enum Told {
     Log(LogMessage),
 }
 
-/// Hands on what it is told; whoever tells it waits until there is room.
+/// Hands on what it is told; whoever tells it waits until there is room. The one thread of this program sees to it that it stays in order.
 struct RemoteLogger(mpsc::Sender<Told>);
 
 impl Servant for RemoteLogger {
