@@ -204,7 +204,8 @@ pub(crate) async fn wait_until_up(
                 .map(|(n, s)| s.map_or(n.name.as_str(), |s| s.id.as_str()))
                 .collect();
             bar.set_message(format!("{} to go: {}", missing.len(), names.join(", ")));
-            let done = missing.is_empty() && !status.nodes.is_empty();
+            // An application may have no nodes yet; the first status of all has nothing at all.
+            let done = missing.is_empty() && !status.applications.is_empty();
             last = Some(status.clone());
             done.then_some(())
         })

@@ -348,7 +348,7 @@ impl Handle {
         }
     }
 
-    /// Stops a node, durably, and waits until it is down.
+    /// Has a node stop, durably. It is still stopping when this returns.
     pub async fn stop_node(&self, name: &NodeName, uid: u32) -> Result<(), Refusal> {
         let node = name.clone();
         self.command(|answer| Command::Node {

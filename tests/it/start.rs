@@ -417,3 +417,11 @@ fn stop_without_a_master_stops_what_lives() {
     assert!(!alive(s) && !alive(t));
     assert_eq!(living(grid.dir()), []);
 }
+
+#[test]
+fn an_application_without_nodes_is_up_at_once() {
+    let grid = Grid::new(&application(&[]));
+    let done = grid.run("start grid.xml").ok();
+    assert!(done.stdout.contains("0 nodes"), "{}", done.stdout);
+    grid.run("stop").ok();
+}
