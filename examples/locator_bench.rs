@@ -10,6 +10,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
 use omero_grid::ice::net::{Answer, Call, Client, ClientSettings, Connection, Settings};
 use omero_grid::ice::{Encapsulation, Encode as _, Endpoint, Identity, Mode, Proxy, Reference};
 use tokio::task::JoinSet;
@@ -252,14 +254,9 @@ async fn ask(connection: &Connection, call: &Call) -> Result<(), String> {
     }
 }
 
-/// Returns the processor time that a process has spent.
+/// Returns the processor time that a process has spent, in all its threads, those that have ended too.
 fn cpu(pid: u32) -> Result<Duration, String> {
-    // In nanoseconds, of all threads that live.
-    let tasks =
-        std::fs::read_dir(format!("/proc/{pid}/task")).map_err(|error| error.to_string())?;
-    let nanoseconds = tasks.flatten().filter_map(|task| {
-        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    Ok(Duration::from_nanos(nanoseconds.sum()))
+    let pid = i32::try_from(pid).map_err(|error| error.to_string())?;
+    let spent = clock_getcpuclockid(Pid::from_raw(pid)).and_then(|clock| clock.now());
+    spent.map(Duration::from).map_err(|error| error.to_string())
 }
