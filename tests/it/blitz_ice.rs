@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::harness::Grid;
 use crate::ice_peer::{FOLDER, Program, has};
 
-const ROUTER: &str = "/usr/bin/glacier2router";
+pub(crate) const ROUTER: &str = "/usr/bin/glacier2router";
 
 pub(crate) fn has_peers() -> bool {
     has("/usr/bin/python3", &["-c", "import Ice, Glacier2"]) && has(ROUTER, &["--version"])
@@ -26,6 +26,33 @@ pub(crate) fn grid(blitzes: usize, router: Option<u16>, properties: &[(&str, &st
 
 fn property(name: &str, value: &str) -> String {
     format!(r#"<property name="{name}" value="{value}"/>"#)
+}
+
+/// The replica group of Blitzes.
+pub(crate) const GROUP: &str = r#"<replica-group id="BlitzAdapters">
+  <load-balancing type="round-robin" n-replicas="1"/>
+  <object identity="BlitzVerifier" type="::Glacier2::PermissionsVerifier"/>
+  <object identity="BlitzManager" type="::Glacier2::SessionManager"/>
+</replica-group>"#;
+
+/// The properties of a router to the Blitzes of the group.
+pub(crate) fn routing(port: u16) -> Vec<(&'static str, String)> {
+    let owned = |(name, value): (&'static str, &str)| (name, value.to_owned());
+    let client = format!("tcp -h 127.0.0.1 -p {port}");
+    [
+        ("Glacier2.InstanceName", "OMERO.Glacier2"),
+        ("Glacier2.Client.Endpoints", client.as_str()),
+        ("Glacier2.Server.Endpoints", "tcp -h 127.0.0.1"),
+        ("Glacier2.SessionManager", "BlitzManager@BlitzAdapters"),
+        (
+            "Glacier2.PermissionsVerifier",
+            "BlitzVerifier@BlitzAdapters",
+        ),
+        ("Glacier2.Client.ForwardContext", "1"),
+        ("Glacier2.Filter.Category.Accept", "ProcessCallback"),
+    ]
+    .map(owned)
+    .into()
 }
 
 fn descriptor(blitzes: usize, router: Option<u16>, properties: &[(&str, &str)]) -> String {
@@ -49,37 +76,25 @@ fn descriptor(blitzes: usize, router: Option<u16>, properties: &[(&str, &str)]) 
         })
         .collect();
     let router = router.map(|port| {
-        let properties: String = [
-            ("Glacier2.InstanceName", "OMERO.Glacier2"),
-            ("Glacier2.Client.Endpoints", &format!("tcp -h 127.0.0.1 -p {port}")),
-            ("Glacier2.Server.Endpoints", "tcp -h 127.0.0.1"),
-            ("Glacier2.SessionManager", "BlitzManager@BlitzAdapters"),
-            ("Glacier2.PermissionsVerifier", "BlitzVerifier@BlitzAdapters"),
-            ("Glacier2.Client.ForwardContext", "1"),
-            ("Glacier2.Filter.Category.Accept", "ProcessCallback"),
-            ("Ice.Admin.Endpoints", ""),
-        ]
-        .iter()
-        .map(|(name, value)| property(name, value))
-        .collect();
+        let mut properties: String = routing(port)
+            .iter()
+            .map(|(name, value)| property(name, value))
+            .collect();
+        properties.push_str(&property("Ice.Admin.Endpoints", ""));
         format!(
             r#"<server id="Glacier2" exe="{ROUTER}" activation="always"><properties>{properties}</properties></server>"#
         )
     });
     format!(
         r#"<icegrid><application name="OMERO">
-             <replica-group id="BlitzAdapters">
-               <load-balancing type="round-robin" n-replicas="1"/>
-               <object identity="BlitzVerifier" type="::Glacier2::PermissionsVerifier"/>
-               <object identity="BlitzManager" type="::Glacier2::SessionManager"/>
-             </replica-group>
+             {GROUP}
              <node name="master">{blitzes}{}</node>
            </application></icegrid>"#,
         router.unwrap_or_default()
     )
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     free.local_addr().unwrap().port()
 }

@@ -7,8 +7,9 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Grid, Server, application, kill, node, server};
-use crate::icegrid::{Caller, echo, grid, installed};
+use crate::blitz_ice;
+use crate::harness::{Grid, Server, application, blitz, kill, node, server};
+use crate::icegrid::{Caller, admin_ok, echo, grid, installed};
 
 const JARS: [&str; 2] = [
     "/usr/share/java/ice-3.7.8.jar",
@@ -89,4 +90,96 @@ fn a_java_server_an_icebox_and_a_python_server_run_side_by_side() {
         grid.read("var/log/Box.out")
             .contains("service asked to end")
     );
+}
+
+/// What an OMERO site runs, in one descriptor: each finds another by the registry, comes back when it is killed, and ends when it is asked.
+#[test]
+fn what_a_site_runs_finds_each_other_comes_back_and_ends_when_asked() {
+    if !installed() || !has_java() || !blitz_ice::has_peers() {
+        return;
+    }
+    let port = blitz_ice::free_port();
+    let listens = |name: &str| format!(r#"<adapter name="{name}" endpoints="tcp -h 127.0.0.1"/>"#);
+    let service = format!(
+        r#"<service name="Service" entry="Hello greeter"><properties><property name="Find" value="echo @ Python.Echo"/></properties>{}</service>"#,
+        listens("Service")
+    );
+    let router = blitz_ice::routing(port);
+    let router = router.iter().fold(
+        server("Glacier2", blitz_ice::ROUTER),
+        |router, (name, value)| router.property(name, value),
+    );
+    let servers = [
+        blitz("Blitz-0").within(
+            r#"<adapter name="BlitzAdapter" endpoints="tcp -h 127.0.0.1" replica-group="BlitzAdapters"/>"#,
+        ),
+        router,
+        java("Java", "Hello")
+            .option("Hello")
+            .option("hello")
+            .property("Find", "greeter @ Box.Service.Service")
+            .within(&listens("Hello")),
+        java("Box", "com.zeroc.IceBox.Server").within(&service).icebox(),
+        echo("Python", "always", None).property("Find", "hello @ Java.Hello"),
+    ];
+    let all = ["Java", "Box", "Python", "Glacier2", "Blitz-0"];
+    let mut grid = grid(&application(&[
+        blitz_ice::GROUP.to_owned(),
+        node("n", &servers),
+    ]));
+    grid.set("OMERO_GRID_REGISTRY_ENDPOINTS", "tcp -h 127.0.0.1 -p 0");
+    compile(&grid);
+    grid.start();
+    let found = |times: usize| {
+        grid.wait("each to find another", || {
+            let says = |id: &str| {
+                grid.read(&format!("var/log/{id}.out"))
+                    .matches("found ")
+                    .count()
+            };
+            let all = ["Java", "Box", "Python"];
+            all.iter().all(|id| says(id) >= times).then_some(())
+        });
+    };
+    let login = format!("login root {}", grid.root_password().trim());
+    let at = format!("OMERO.Glacier2/router:tcp -h 127.0.0.1 -p {port}");
+    let log_in = |name: &str| {
+        let mut client = blitz_ice::client(name, &at);
+        blitz_ice::ask_until(&grid, &mut client, &login, "session ");
+        assert_eq!(client.ask("keep"), "kept True");
+        assert_eq!(client.ask("destroy"), "destroyed");
+    };
+    found(1);
+    log_in("before");
+
+    for id in all {
+        let old = grid.pid(id);
+        kill(old, Signal::SIGKILL);
+        grid.wait_successor(id, old);
+        grid.wait_state(id, "active");
+    }
+    found(2);
+    log_in("after");
+
+    // Each has an admin object, by which it is asked to end.
+    for id in all {
+        admin_ok(&grid, &format!("server property {id} Ice.Default.Locator"));
+    }
+    for id in all {
+        grid.run(&format!("server {id} stop")).ok();
+        let exit = grid.server(id).unwrap()["last_exit"].clone();
+        assert_eq!(exit["code"], 0, "{id}: {exit}");
+    }
+    let log = grid.read("var/log/node-n.log");
+    assert!(!log.contains("did not hear that it is to end"), "{log}");
+    for (id, says) in [
+        ("Java", "asked to end"),
+        ("Box", "service asked to end"),
+        ("Python", "asked to end"),
+    ] {
+        assert!(
+            grid.read(&format!("var/log/{id}.out")).contains(says),
+            "{id}"
+        );
+    }
 }

@@ -6,7 +6,10 @@ import com.zeroc.Ice.ObjectAdapter;
 import com.zeroc.Ice.OutputStream;
 import com.zeroc.Ice.Util;
 
-/** A server, and a service of an icebox, that answers whatever is asked with nothing. Ends when its process object is asked to. */
+/**
+ * A server, and a service of an icebox, that answers whatever is asked with nothing. Ends when its process object is asked to. With property
+ * Find it looks for that object until it answers.
+ */
 public class Hello implements Blobject, com.zeroc.IceBox.Service
 {
     @Override
@@ -18,12 +21,47 @@ public class Hello implements Blobject, com.zeroc.IceBox.Service
         return new Object.Ice_invokeResult(true, out.finished());
     }
 
+    private static void find(Communicator communicator, String wanted)
+    {
+        while(true)
+        {
+            try
+            {
+                communicator.stringToProxy(wanted).ice_ping();
+                System.out.println("found " + wanted);
+                return;
+            }
+            catch(com.zeroc.Ice.CommunicatorDestroyedException ex)
+            {
+                return;
+            }
+            catch(com.zeroc.Ice.Exception ex)
+            {
+                try
+                {
+                    Thread.sleep(100);
+                }
+                catch(InterruptedException interrupted)
+                {
+                    return;
+                }
+            }
+        }
+    }
+
     private static void serve(Communicator communicator, String adapter, String identity)
     {
         ObjectAdapter opened = communicator.createObjectAdapter(adapter);
         opened.add(new Hello(), Util.stringToIdentity(identity));
         opened.activate();
         System.out.println("up");
+        String wanted = communicator.getProperties().getProperty("Find");
+        if(!wanted.isEmpty())
+        {
+            Thread looking = new Thread(() -> find(communicator, wanted));
+            looking.setDaemon(true);
+            looking.start();
+        }
     }
 
     @Override

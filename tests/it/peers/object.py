@@ -1,8 +1,9 @@
 """A server of ZeroC's Ice that a node starts: object.py ADAPTER IDENTITY OPTION... Ends when its process object is asked to.
 
-With property Hold it takes up no properties until there is a file of that name."""
+With property Hold it takes up no properties until there is a file of that name. With property Find it looks for that object until it answers."""
 import os
 import sys
+import threading
 import time
 
 import Ice
@@ -32,6 +33,18 @@ class Hold(Ice.PropertiesAdminUpdateCallback):
             time.sleep(0.01)
 
 
+def find(communicator, wanted):
+    while True:
+        try:
+            communicator.stringToProxy(wanted).ice_ping()
+            print("found", wanted, flush=True)
+            return
+        except Ice.CommunicatorDestroyedException:
+            return
+        except Ice.Exception:
+            time.sleep(0.1)
+
+
 with Ice.initialize(sys.argv) as communicator:
     hold = communicator.getProperties().getProperty("Hold")
     if hold:
@@ -40,5 +53,8 @@ with Ice.initialize(sys.argv) as communicator:
     adapter.add(Echo(), Ice.stringToIdentity(sys.argv[2]))
     adapter.activate()
     print("up", flush=True)
+    wanted = communicator.getProperties().getProperty("Find")
+    if wanted:
+        threading.Thread(target=find, args=(communicator, wanted), daemon=True).start()
     communicator.waitForShutdown()
     print("asked to end", flush=True)
