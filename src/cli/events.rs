@@ -96,10 +96,22 @@ fn show(
             "{}  {who:<8} {:<9} {subject}{}",
             local_time(event.at_ms),
             event.kind,
-            event.text.escape_debug()
+            one_line(&event.text)
         )?;
     }
     Ok(())
+}
+
+/// Writes what would begin another line, or do worse to a terminal, as its escape.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() {
+            true => line.extend(c.escape_debug()),
+            false => line.push(c),
+        }
+    }
+    line
 }
 
 fn name(uid: u32) -> String {
@@ -118,4 +130,17 @@ fn document(event: &GridEvent) -> Value {
         "subject": event.subject,
         "text": event.text,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_stays_on_its_line_and_is_otherwise_as_it_is() {
+        assert_eq!(
+            one_line("the server `A'\n\u{1b}[2J ü"),
+            "the server `A'\\n\\u{1b}[2J ü"
+        );
+    }
 }
