@@ -442,7 +442,7 @@ impl Core {
     }
 
     /// Returns the servers that run with an older definition or older values.
-    fn outdated(&self) -> BTreeSet<ServerId> {
+    pub(super) fn outdated(&self) -> BTreeSet<ServerId> {
         let reports = self.nodes.values().flat_map(|node| node.reports.values());
         let untold = reports.filter(|report| report.outdated);
         let held = self.desired.held.keys().cloned();

@@ -514,13 +514,6 @@ impl Core {
         };
         let wish = self.desired.wish(id);
         let node = placed.node.clone();
-        if let ServerAction::Act {
-            action: Action::TakeUp,
-        } = action
-        {
-            // A question, of which nothing follows.
-            return Ok((node, self.generation_told(id)));
-        }
         let up = self
             .nodes
             .get(&node)
@@ -554,8 +547,12 @@ impl Core {
                 },
             ),
             ServerAction::Act {
-                action: Action::Signal { .. } | Action::TakeUp,
+                action: Action::Signal { .. },
             } => ("signal", wish),
+            // A question, of which nothing follows.
+            ServerAction::Act {
+                action: Action::TakeUp,
+            } => return Ok((node, self.generation_told(id))),
             ServerAction::Disable => (
                 "disable",
                 Wish {

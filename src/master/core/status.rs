@@ -59,6 +59,7 @@ impl Core {
             }
             by_node.entry(&placed.node).or_default().push(report);
         }
+        let outdated = self.outdated();
         let nodes = names.into_iter().map(|name| {
             let node = self.nodes.get(name);
             let mut servers = by_node.remove(name).unwrap_or_default();
@@ -77,7 +78,7 @@ impl Core {
                 reason: node.and_then(|node| node.reason.clone()),
                 outdated: servers
                     .iter()
-                    .filter(|r| r.outdated || self.desired.held.contains_key(&r.id))
+                    .filter(|r| outdated.contains(&r.id))
                     .map(|r| r.id.clone())
                     .collect(),
                 servers,

@@ -198,7 +198,7 @@ impl Task {
         self.count_registrations();
         let same = self.record.fingerprint == self.wanted.fingerprint;
         if self.record.fingerprint.is_empty() || same {
-            // Its record is lost: nothing speaks against the definition at hand, and a restart ends sessions.
+            // A lost record speaks against nothing, and a restart ends sessions; one of an earlier release knows less.
             self.wanted.note(&mut self.record);
         } else if !self.can_take_up() {
             self.happen(Event::Redefined);
